@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one exception of the package, and the list of everything that can go wrong.
+
+Below the command line code raises, it never prints or exits.  A :class:`UklError` carries
+
+* ``code``: a stable name from :data:`CODES`, for scripts and for looking it up,
+* a message: one sentence that says what happened, naming the file, key or program at fault,
+* ``hint``: one sentence that says what to do,
+* ``detail``: optional lines of evidence, such as the end of a log.
+
+The exit status tells whose fault it is, as :class:`Fault` lists.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Fault(IntEnum):
+    """Whose fault an error is; the value is the exit status of the command line."""
+
+    USER = 2
+    """What was asked for is wrong: a recipe, an option, a variable, an application."""
+    MACHINE = 3
+    """What was asked for is fine, but this machine or network could not do it."""
+    GUEST = 4
+    """The image was built and started, and the guest failed."""
+    BUG = 70
+    """Ours (EX_SOFTWARE of sysexits.h)."""
+
+
+CODES: dict[str, tuple[Fault, str]] = {
+    "internal": (Fault.BUG, "A state that the code holds to be impossible."),
+    "tool-missing": (Fault.MACHINE, "A host program that the build runs is not installed."),
+    "tool-failed": (Fault.MACHINE, "A host program ended with an error."),
+    "tool-timeout": (Fault.MACHINE, "A host program did not end in the time it was given."),
+}
+"""Every error code, with its :class:`Fault` and what it means.  One home: a code that is not
+here cannot be raised, and a test fails when one here is raised nowhere."""
+
+
+class UklError(Exception):
+    """An error that a person is meant to read.
+
+    :raise KeyError: if ``code`` is not in :data:`CODES`.
+    """
+
+    def __init__(self, code: str, message: str, *, hint: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.fault, self.meaning = CODES[code]
+        self.code = code
+        self.message = message
+        self.hint = hint
+        self.detail = detail
+
+    @property
+    def exit_status(self) -> int:
+        """Exit status for the command line, see :class:`Fault`."""
+        return int(self.fault)
+
+    def __str__(self) -> str:
+        parts = [f"error[{self.code}]: {self.message}"]
+        if self.detail:
+            parts.extend(f"  | {line}" for line in self.detail.rstrip("\n").splitlines())
+        parts.append(f"hint: {self.hint}")
+        return "\n".join(parts)
