@@ -31,6 +31,9 @@ class Fault(IntEnum):
 
 CODES: dict[str, tuple[Fault, str]] = {
     "internal": (Fault.BUG, "A state that the code holds to be impossible."),
+    "app-unknown": (Fault.USER, "There is no recipe for the application that was asked for."),
+    "recipe-invalid": (Fault.USER, "A recipe does not say what it must, or says too much."),
+    "image-invalid": (Fault.USER, "An image.json does not say what it must, or says too much."),
     "tool-missing": (Fault.MACHINE, "A host program that the build runs is not installed."),
     "tool-failed": (Fault.MACHINE, "A host program ended with an error."),
     "tool-timeout": (Fault.MACHINE, "A host program did not end in the time it was given."),

@@ -8,6 +8,7 @@ line that can be pasted into a shell to repeat it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -104,7 +105,9 @@ def run(
     except FileNotFoundError as error:
         if cwd is not None and not cwd.is_dir():
             raise UklError(
-                "internal", f"the folder {cwd} to run {words[0]} in does not exist", hint="report it"
+                "internal",
+                f"the folder {cwd} to run {words[0]} in does not exist",
+                hint="report it",
             ) from error
         raise UklError(
             "tool-missing",
@@ -141,10 +144,8 @@ def run(
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill a program and its children and wait until it is gone."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
