@@ -17,7 +17,6 @@ attribute").  :class:`_Kconfig` adds the word while reading.
 from __future__ import annotations
 
 import io
-import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -270,7 +269,7 @@ def explain(symbol: Any, wanted: str) -> str:
 
 def _unmet(expression: Any) -> str:
     """Show an expression and the value of every option in it that is the reason for "no"."""
-    shown = kconfiglib.expr_str(expression, lambda item: _named(item))
+    shown = kconfiglib.expr_str(expression, _named)
     guilty = sorted(
         item.name
         for term in kconfiglib.split_expr(expression, kconfiglib.AND)
@@ -323,7 +322,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         sys.stdout.write(answer(request).model_dump_json(indent=2) + "\n")
     except kconfiglib.KconfigError as error:
-        print(f"Kconfig of {os.environ.get('srctree')}: {error}", file=sys.stderr)
+        print(f"Kconfig: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -358,7 +358,7 @@ def kernel_version(tree: Path) -> str:
             "source-series", f"{tree / 'Makefile'} states no kernel version", hint="name another"
         )
     numbers = ".".join(found.get(key) or "0" for key in ("VERSION", "PATCHLEVEL", "SUBLEVEL"))
-    return numbers + found.get("EXTRAVERSION", "")
+    return f"{numbers}{found.get('EXTRAVERSION', '')}"
 
 
 def _check_series(recipe: LinuxRecipe, tree: Path, origin: str) -> None:

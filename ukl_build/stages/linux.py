@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds the kernel around the application.
+
+make itself decides what is out of date: the archive and the initramfs are prerequisites in the
+kernel's own makefiles, so a changed application is relinked and nothing else is compiled.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from ukl_build import dotconfig, files, proc, toolchain
+from ukl_build.errors import UklError
+
+
+def make_line(tree: Path, out: Path, compiler: toolchain.Compiler, *targets: str) -> list[str]:
+    """Return the make command line for some targets of a tree."""
+    return [
+        "make",
+        "-C",
+        str(tree),
+        f"O={out}",
+        "ARCH=x86",
+        f"CC={compiler.command}",
+        f"HOSTCC={compiler.command}",
+        *(f"{key}={value}" for key, value in toolchain.REPRODUCIBLE.items()),
+        *targets,
+    ]
+
+
+def build(
+    tree: Path,
+    config: Path,
+    out: Path,
+    *,
+    bzimage: Path,
+    vmlinux: Path,
+    jobs: int,
+    compiler: toolchain.Compiler,
+    logs: Path,
+) -> None:
+    """Build a bzImage in a folder of its own.
+
+    :param out: make's output folder; what is in it is kept and reused.
+    :param bzimage: where the bootable file goes.
+    :param vmlinux: where the same kernel goes with its symbols.
+    :param jobs: how many compilers may run at once.
+    :raise UklError: ``config-differs`` if the kernel's own Kconfig does not agree with the
+        configuration, ``tool-failed`` if make fails.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    wanted = config.read_text(encoding="utf-8")
+    place = out / ".config"
+    # An unchanged file keeps its time, or make would look at every option again.
+    if not place.is_file() or place.read_text(encoding="utf-8") != wanted:
+        files.write(place, wanted)
+    proc.run(
+        make_line(tree, out, compiler, "olddefconfig"),
+        env=compiler.env,
+        log=logs / "olddefconfig.log",
+    )
+    differing = differences(wanted, place.read_text(encoding="utf-8"))
+    if differing:
+        place.unlink()
+        raise UklError(
+            "config-differs",
+            f"make olddefconfig changed {len(differing)} setting(s) of {config}",
+            detail="\n".join(differing),
+            hint="report it: kconfiglib and the kernel's conf disagree",
+        )
+    proc.run(
+        make_line(tree, out, compiler, f"-j{jobs}", "bzImage"),
+        env=compiler.env,
+        log=logs / "make.log",
+        hint="the first 'error' in the log is the cause",
+    )
+    _copy(out / "vmlinux", vmlinux)
+    _copy(out / "arch" / "x86" / "boot" / "bzImage", bzimage)
+
+
+def differences(wanted: str, got: str) -> list[str]:
+    """Return a line for each setting in which two configurations differ."""
+    one, other = dotconfig.read_settings(wanted), dotconfig.read_settings(got)
+    return [
+        f"CONFIG_{name}: {one.get(name, 'n')!r} became {other.get(name, 'n')!r}"
+        for name in sorted(one.keys() | other.keys())
+        if one.get(name, "n") != other.get(name, "n")
+    ]
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file so that the copy appears at once."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.copyfile(source, temporary)
+    temporary.replace(target)
