@@ -34,6 +34,7 @@ CODES: dict[str, tuple[Fault, str]] = {
     "app-unknown": (Fault.USER, "There is no recipe for the application that was asked for."),
     "recipe-invalid": (Fault.USER, "A recipe does not say what it must, or says too much."),
     "image-invalid": (Fault.USER, "An image.json does not say what it must, or says too much."),
+    "userspace-invalid": (Fault.USER, "The parts of a guest's userspace do not fit together."),
     "tool-missing": (Fault.MACHINE, "A host program that the build runs is not installed."),
     "tool-failed": (Fault.MACHINE, "A host program ended with an error."),
     "tool-timeout": (Fault.MACHINE, "A host program did not end in the time it was given."),
