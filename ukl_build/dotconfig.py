@@ -17,6 +17,7 @@ attribute").  :class:`_Kconfig` adds the word while reading.
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import kconfiglib
+import menuconfig
 
 from ukl_build import files
 from ukl_build.errors import UklError
@@ -282,18 +284,17 @@ def _unmet(expression: Any) -> str:
 
 
 def _named(item: Any) -> str:
-    return (
-        item.name
-        if item.__class__ is kconfiglib.Symbol and not item.is_constant
-        else (kconfiglib.standard_sc_expr_str(item))
-    )
+    """Show an option by its name alone, without the markers of kconfiglib's default."""
+    if item.__class__ is kconfiglib.Symbol and not item.is_constant:
+        return str(item.name)
+    return str(kconfiglib.standard_sc_expr_str(item))
 
 
 def _value(expression: Any, name: str) -> str:
     (found,) = {
         item for item in kconfiglib.expr_items(expression) if getattr(item, "name", None) == name
     }
-    return found.str_value or '""'
+    return str(found.str_value) or '""'
 
 
 def _selecting(term: Any) -> str:
@@ -317,10 +318,22 @@ def _defined(kconf: Any) -> list[str]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Answer the request in a file on standard output."""
-    request = Request.model_validate_json(Path(argv[0]).read_text(encoding="utf-8"))
+    """Do one of: ``answer REQUEST``, ``savedefconfig CONFIG OUT``, ``menuconfig CONFIG``."""
     try:
-        sys.stdout.write(answer(request).model_dump_json(indent=2) + "\n")
+        match list(argv):
+            case ["answer", request]:
+                text = Path(request).read_text(encoding="utf-8")
+                print(answer(Request.model_validate_json(text)).model_dump_json(indent=2))
+            case ["savedefconfig", config, out]:
+                kconf = open_kconfig()
+                kconf.load_config(config)
+                kconf.write_min_config(out)
+            case ["menuconfig", config]:
+                os.environ["KCONFIG_CONFIG"] = config  # where kconfiglib's menus load and save
+                menuconfig.menuconfig(open_kconfig())
+            case _:
+                print(main.__doc__, file=sys.stderr)
+                return 2
     except kconfiglib.KconfigError as error:
         print(f"Kconfig: {error}", file=sys.stderr)
         return 1

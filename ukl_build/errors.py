@@ -46,6 +46,8 @@ CODES: dict[str, tuple[Fault, str]] = {
     "config-unmet": (Fault.USER, "The kernel does not follow what the fragments ask for."),
     "config-differs": (Fault.BUG, "The kernel changes the configuration that was made for it."),
     "userspace-invalid": (Fault.USER, "The parts of a guest's userspace do not fit together."),
+    "variable-invalid": (Fault.USER, "A variable of the scons command line is unknown or wrong."),
+    "fragment-unknown": (Fault.USER, "There is no configuration fragment of that name."),
     "tool-missing": (Fault.MACHINE, "A host program that the build runs is not installed."),
     "tool-failed": (Fault.MACHINE, "A host program ended with an error."),
     "tool-timeout": (Fault.MACHINE, "A host program did not end in the time it was given."),

@@ -6,11 +6,12 @@ Pure functions and frozen data; nothing here reads or writes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ukl_build.errors import UklError
 from ukl_build.image import Image, Init
+from ukl_build.initconf import InitConf
 from ukl_build.recipe import AppRecipe
 
 FRAGMENTS = ("base", "hardening", "console", "userspace", "net")
@@ -147,6 +148,19 @@ def _word(text: str) -> str:
         return text
     name, equals, value = text.partition("=")
     return f'{name}="{value}"' if equals and " " not in name else f'"{text}"'
+
+
+def init_conf(recipe: AppRecipe) -> InitConf:
+    """Return what our init is told."""
+    guest = recipe.guest
+    conf = InitConf(
+        app=recipe.app.path,
+        argv=recipe.app.argv,
+        hostname=recipe.name.replace("_", "-"),
+        limits={name: (limit.soft, limit.hard) for name, limit in guest.limits.items()},
+        sysctls=guest.sysctl,
+    )
+    return replace(conf, env={**conf.env, **guest.env})
 
 
 def image(recipe: AppRecipe, kernel: str) -> Image:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from ukl_build import dotconfig, files, proc, toolchain
+from ukl_build.cache import Say
 from ukl_build.errors import UklError
 
 _PACKAGE = Path(__file__).resolve().parents[2]
@@ -39,7 +41,7 @@ def configure(tree: Path, version: str, fragments: Sequence[Path], out: Path, *,
             dotconfig.Request(asked=asked, out=str(draft)).model_dump_json(), encoding="utf-8"
         )
         completed = proc.run(
-            [sys.executable, "-m", "ukl_build.dotconfig", request],
+            [sys.executable, "-m", "ukl_build.dotconfig", "answer", request],
             cwd=Path(scratch),
             env=adapter_env(tree, version),
         )
@@ -57,6 +59,47 @@ def configure(tree: Path, version: str, fragments: Sequence[Path], out: Path, *,
         )
         files.write(out, draft.read_bytes())
     files.write(log, f"{len(asked)} options of {len(fragments)} fragments, all as asked\n")
+
+
+def savedefconfig(tree: Path, version: str, config: Path, out: Path) -> None:
+    """Write a configuration in its shortest form: what differs from the defaults.
+
+    :raise UklError: a program's.
+    """
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".kconfig-") as scratch:
+        draft = Path(scratch) / "defconfig"
+        proc.run(
+            [sys.executable, "-m", "ukl_build.dotconfig", "savedefconfig", config, draft],
+            cwd=Path(scratch),
+            env=adapter_env(tree, version),
+        )
+        files.write(out, draft.read_bytes())
+
+
+def menuconfig(tree: Path, version: str, config: Path, say: Say) -> int:
+    """Show a configuration's menus, and then what was changed in them as lines for a fragment.
+
+    :raise UklError: a program's.
+    """
+    with tempfile.TemporaryDirectory(dir=config.parent, prefix=".kconfig-") as scratch:
+        draft = Path(scratch) / "config"
+        draft.write_bytes(config.read_bytes())
+        env = adapter_env(tree, version)
+        if "TERM" in os.environ:
+            env["TERM"] = os.environ["TERM"]
+        status = proc.attach(
+            [sys.executable, "-m", "ukl_build.dotconfig", "menuconfig", draft],
+            cwd=Path(scratch),
+            env=env,
+        )
+        before = dotconfig.read_settings(config.read_text(encoding="utf-8"))
+        after = dotconfig.read_settings(draft.read_text(encoding="utf-8"))
+    changed = [name for name in sorted(before | after) if before.get(name) != after.get(name)]
+    if changed:
+        say("changed; to keep it, put what you meant into a fragment of kconfig/:")
+    for name in changed:
+        say(f"CONFIG_{name}={after.get(name, 'n')}  # reason (was {before.get(name, 'n')})")
+    return status
 
 
 def _line(problem: dotconfig.Problem) -> str:

@@ -7,11 +7,18 @@ kernel's own makefiles, so a changed application is relinked and nothing else is
 
 from __future__ import annotations
 
+import fcntl
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ukl_build import dotconfig, files, proc, toolchain
+from ukl_build.cache import Say
 from ukl_build.errors import UklError
+
+RUNNING = ".ukl-running"
+"""File in the output folder while make runs; its time is when make began."""
 
 
 def make_line(tree: Path, out: Path, compiler: toolchain.Compiler, *targets: str) -> list[str]:
@@ -39,6 +46,7 @@ def build(
     jobs: int,
     compiler: toolchain.Compiler,
     logs: Path,
+    say: Say,
 ) -> None:
     """Build a bzImage in a folder of its own.
 
@@ -51,32 +59,89 @@ def build(
     """
     out.mkdir(parents=True, exist_ok=True)
     wanted = config.read_text(encoding="utf-8")
-    place = out / ".config"
+    with _alone(out, say) as lock:
+        _forget_torn_files(out, say)
+        _make(tree, wanted, out, lock, jobs=jobs, compiler=compiler, logs=logs)
+    _copy(out / "vmlinux", vmlinux)
+    _copy(out / "arch" / "x86" / "boot" / "bzImage", bzimage)
+
+
+def _make(
+    tree: Path,
+    wanted: str,
+    out: Path,
+    lock: int,
+    *,
+    jobs: int,
+    compiler: toolchain.Compiler,
+    logs: Path,
+) -> None:
+    place, running = out / ".config", out / RUNNING
     # An unchanged file keeps its time, or make would look at every option again.
     if not place.is_file() or place.read_text(encoding="utf-8") != wanted:
         files.write(place, wanted)
-    proc.run(
-        make_line(tree, out, compiler, "olddefconfig"),
-        env=compiler.env,
-        log=logs / "olddefconfig.log",
-    )
-    differing = differences(wanted, place.read_text(encoding="utf-8"))
-    if differing:
-        place.unlink()
-        raise UklError(
-            "config-differs",
-            f"make olddefconfig changed {len(differing)} setting(s) of {config}",
-            detail="\n".join(differing),
-            hint="report it: kconfiglib and the kernel's conf disagree",
+    running.touch()
+    try:
+        proc.run(
+            make_line(tree, out, compiler, "olddefconfig"),
+            env=compiler.env,
+            log=logs / "olddefconfig.log",
+            keep=[lock],
         )
-    proc.run(
-        make_line(tree, out, compiler, f"-j{jobs}", "bzImage"),
-        env=compiler.env,
-        log=logs / "make.log",
-        hint="the first 'error' in the log is the cause",
-    )
-    _copy(out / "vmlinux", vmlinux)
-    _copy(out / "arch" / "x86" / "boot" / "bzImage", bzimage)
+        differing = differences(wanted, place.read_text(encoding="utf-8"))
+        if differing:
+            place.unlink()
+            raise UklError(
+                "config-differs",
+                f"make olddefconfig changed {len(differing)} setting(s)",
+                detail="\n".join(differing),
+                hint="report it: kconfiglib and the kernel's conf disagree",
+            )
+        proc.run(
+            make_line(tree, out, compiler, f"-j{jobs}", "bzImage"),
+            env=compiler.env,
+            log=logs / "make.log",
+            keep=[lock],
+            hint="the first 'error' in the log is the cause",
+        )
+    finally:
+        # make has ended, well or not, and removed what it had half written.  Only if this process
+        # is killed outright the mark stays.
+        running.unlink()
+
+
+@contextmanager
+def _alone(out: Path, say: Say) -> Iterator[int]:
+    """Hold an output folder for this process and the programs it runs.
+
+    A make that outlives a killed build holds the lock as well, so that no second one starts there.
+    """
+    with (out / ".ukl-lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another build, or what is left of a killed one, in {out}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.fileno()
+
+
+def _forget_torn_files(out: Path, say: Say) -> None:
+    """Remove what a build wrote that was killed outright: the last files may be incomplete.
+
+    make would take them for finished, as they are newer than their sources.
+    """
+    running = out / RUNNING
+    if not running.is_file():
+        return
+    since = running.stat().st_mtime_ns
+    torn = [
+        path
+        for path in out.rglob("*")
+        if path.is_file() and not path.is_symlink() and path.stat().st_mtime_ns >= since
+    ]
+    say(f"{out.name}: the last build was killed; {len(torn)} files of it are made again")
+    for path in torn:
+        path.unlink()
 
 
 def differences(wanted: str, got: str) -> list[str]:

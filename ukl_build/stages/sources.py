@@ -22,7 +22,7 @@ from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
-from ukl_build import apt, files, proc
+from ukl_build import apt, files, manifest, proc
 from ukl_build.cache import Cache, Say
 from ukl_build.errors import UklError
 from ukl_build.recipe import DebianPlace, LinuxRecipe, UpstreamPlace
@@ -103,6 +103,34 @@ def prepare(
                 changes.apply(tree, log=logs / "patch.log")
                 _publish(tree, path)
         return Tree(path, digest, kernel_version(path), found.origin, found.sha256)
+
+
+def record(tree: Tree, out: Path, *, repeat: str) -> None:
+    """Write which tree is built as a manifest."""
+    inputs = {"origin": tree.origin, "version": tree.version}
+    if tree.source_sha256:
+        inputs["sha256"] = tree.source_sha256
+    outputs = {str(tree.path): tree.digest}
+    manifest.store(
+        manifest.Manifest(stage="sources", inputs=inputs, outputs=outputs, repeat=repeat), out
+    )
+
+
+def read_tree(path: Path) -> Tree:
+    """Read which tree is built.
+
+    :raise UklError: ``manifest-invalid``.
+    :raise OSError: if it cannot be read.
+    """
+    found = manifest.load(path)
+    try:
+        ((folder, digest),) = found.outputs.items()
+        version, origin = found.inputs["version"], found.inputs["origin"]
+    except (KeyError, ValueError) as error:
+        raise UklError(
+            "manifest-invalid", f"{path} does not name a tree", hint=f"delete {path}"
+        ) from error
+    return Tree(Path(folder), digest, version, origin, found.inputs.get("sha256"))
 
 
 # --- Which file ---------------------------------------------------------------------------------
