@@ -51,6 +51,14 @@ CODES: dict[str, tuple[Fault, str]] = {
     "tool-missing": (Fault.MACHINE, "A host program that the build runs is not installed."),
     "tool-failed": (Fault.MACHINE, "A host program ended with an error."),
     "tool-timeout": (Fault.MACHINE, "A host program did not end in the time it was given."),
+    "elf-format": (Fault.USER, "A file is no x86-64 relocatable object, or a damaged one."),
+    "elf-section": (Fault.USER, "A section of the application cannot be part of the kernel."),
+    "elf-relocation": (Fault.USER, "Code or data reaches something in a way the kernel lacks."),
+    "elf-undefined": (Fault.USER, "The application uses names that nothing defines."),
+    "elf-symbol": (Fault.USER, "A symbol the application must have is missing or unusable."),
+    "elf-size": (Fault.USER, "The application's static data does not fit into the kernel image."),
+    "elf-contract": (Fault.BUG, "The archive that was made breaks docs/design.md's contract."),
+    "linker-table": (Fault.USER, "A table under linker/ or in a recipe is not well formed."),
 }
 """Every error code, with its :class:`Fault` and what it means.  One home: a code that is not
 here cannot be raised, and a test fails when one here is raised nowhere."""
