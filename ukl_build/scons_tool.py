@@ -230,7 +230,8 @@ class Build:
         objects = self._objects()
         linked = self._stage("link", [layout.linked], objects, module="archive")
         tables = _files(job.root / "linker", "*.toml")
-        archived = self._stage("archive", [layout.archive], [*linked, *tables])
+        elf = _files(Path(__file__).parent / "elf", "*.py")
+        archived = self._stage("archive", [layout.archive], [*linked, *tables, *elf])
         series = _files(job.root / "recipes" / "linux", "**/*")
         tree = self.env.Command(
             str(layout.sources),
@@ -421,7 +422,7 @@ def _record(job: Job, name: str, target: Any, source: Any) -> None:
 
 def _link(job: Job) -> None:
     objects = [job.layout.objects / f"{name}.o" for name in job.app.build.sources]
-    archive.link_application(objects, job.layout.linked)
+    archive.link_application(objects, job.layout.linked, log=job.layout.logs / "link.log")
 
 
 def _archive(job: Job) -> None:
@@ -429,8 +430,8 @@ def _archive(job: Job) -> None:
     archive.make_archive(
         job.layout.linked,
         job.layout.archive,
-        tables / "unprefixed.toml",
-        tables / "provided.toml",
+        unprefixed=tables / "unprefixed.toml",
+        provided=tables / "provided.toml",
     )
 
 

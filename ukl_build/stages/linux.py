@@ -77,8 +77,9 @@ def _make(
     logs: Path,
 ) -> None:
     place, running = out / ".config", out / RUNNING
-    # An unchanged file keeps its time, or make would look at every option again.
-    if not place.is_file() or place.read_text(encoding="utf-8") != wanted:
+    # An unchanged file keeps its time, or make would look at every option again.  conf has put a
+    # header before it, so the text itself is never the same.
+    if not place.is_file() or differences(wanted, place.read_text(encoding="utf-8")):
         files.write(place, wanted)
     running.touch()
     try:
