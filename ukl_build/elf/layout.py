@@ -319,6 +319,10 @@ def gather_sections(obj: ObjectFile) -> None:
             key = (name, section.sh_flags, section.sh_entsize, section.sh_addralign)
         groups.setdefault(key, []).append(section)
 
+    for symbol in obj.symbols:
+        # STB_GNU_UNIQUE tells a dynamic loader to keep one copy in the process; here is no other.
+        if symbol.st_bind == abi.STB_GNU_UNIQUE:
+            symbol.st_bind = abi.STB_GLOBAL
     moved: dict[int, tuple[Section, int]] = {}
     result = [_join(str(key[0]), members, moved) for key, members in groups.items()]
     for symbol in obj.symbols:
