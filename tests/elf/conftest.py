@@ -13,9 +13,15 @@ import pytest
 from ukl_build.stages.archive import link_application, make_archive
 
 KERNEL_FLAGS = (
-    "-O2 -ffreestanding -fno-pic -fno-pie -mcmodel=kernel -mno-red-zone -fno-stack-protector"
-    " -fcf-protection=none"
-).split()
+    "-O2",
+    "-ffreestanding",
+    "-fno-pic",
+    "-fno-pie",
+    "-mcmodel=kernel",
+    "-mno-red-zone",
+    "-fno-stack-protector",
+    "-fcf-protection=none",
+)
 
 Compiler = Callable[..., Path]
 SAMPLE = Path(__file__).resolve().parents[2] / "samples" / "tcp_server"
@@ -72,7 +78,7 @@ def run(program: Path, *argv: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def cc(tmp_path: Path) -> Compiler:
-    """Return a function that compiles a text: cc(source, flags…, suffix=…, name=…)."""
+    """Return a function that compiles a text."""
 
     def compile_text(
         source: str, *flags: str, suffix: str = ".c", name: str = "unit", kernel: bool = True

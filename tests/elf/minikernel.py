@@ -96,8 +96,8 @@ def link(archive: Path, out: Path, *others: Path, base: int) -> None:
     script = out.with_suffix(".lds")
     script.write_text(SCRIPT % {"base": base, "debug": debug})
     done = subprocess.run(
-        ["ld", "-m", "elf_x86_64", "-static", "--emit-relocs", "--discard-none", "-z", "noexecstack",
-         "--no-warn-rwx-segments", "-z", "max-page-size=0x200000", "--build-id=none",
+        ["ld", "-m", "elf_x86_64", "-static", "--emit-relocs", "--discard-none", "-z",
+         "noexecstack", "--no-warn-rwx-segments", "-z", "max-page-size=0x200000", "--build-id=none",
          "--orphan-handling=error", "--fatal-warnings", "-u", "ukl._start", "-T", script,
          "-o", out, *others, archive],
         capture_output=True, text=True, check=False,
@@ -161,6 +161,7 @@ def slide(path: Path, out: Path, delta: int) -> Counter[str]:
             if not target["sh_flags"] & 2:
                 continue
             symtab = elf.get_section(relocations["sh_link"])
+            assert isinstance(symtab, SymbolTableSection)
             for one in relocations.iter_relocations():
                 name = _TYPES[one["r_info_type"]]
                 count[name] += 1

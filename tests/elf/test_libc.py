@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.elf.conftest import lint_clean, link_with_libc, run, tool
+from tests.elf.conftest import link_with_libc, lint_clean, run, tool
 from tests.elf.minikernel import HIGH, LOW, link, read_image, slide
 from ukl_build.stages.archive import Archive, make_archive
 

@@ -170,9 +170,15 @@ def encode(obj: ObjectFile) -> bytes:
     shstrtab.add(".shstrtab")
     put(".shstrtab", abi.SHT_STRTAB, shstrtab.data)
 
+    e_ident = bytearray(abi.E_IDENT)
+    if any(
+        symbol.st_type == abi.STT_GNU_IFUNC or symbol.st_bind == abi.STB_GNU_UNIQUE
+        for symbol in obj.symbols
+    ) or any(section.sh_flags & SHF.SHF_GNU_RETAIN for section in obj.sections):
+        e_ident[abi.EI_OSABI] = abi.ELFOSABI_GNU
     body.extend(bytes(-len(body) % 8))
     body[: abi.ELF64_EHDR.size] = abi.ELF64_EHDR.pack(
-        abi.E_IDENT,
+        bytes(e_ident),
         abi.ET_REL,
         abi.EM_X86_64,
         1,  # EV_CURRENT
