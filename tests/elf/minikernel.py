@@ -48,10 +48,10 @@ SECTIONS
   } :text
   . = ALIGN(0x1000);
   .rodata : { *(.rodata .rodata.*) } :rodata
+  .ukl_eh_frame_hdr : { *(.ukl.rodata.eh_frame_hdr) } :rodata :unwind
   .ukl_rodata : {
     *(.ukl.rodata .ukl.rodata.* .ukl.irelative .ukl.eh_frame .ukl.gcc_except_table)
   } :rodata
-  .ukl_eh_frame_hdr : { *(.ukl.eh_frame_hdr) } :rodata :unwind
   . = ALIGN(0x200000);
   .data : { *(.data .data.* .bss .bss.*) } :data
   .ukl_tdata : { *(.ukl.tdata) } :data :tls

@@ -65,6 +65,7 @@ def test_sections_get_the_names_of_the_contract(
         ".ukl.text", ".ukl.text.odd_text", ".ukl.rodata", ".ukl.rodata.odd_rodata",
         ".ukl.rodata.str1.1", ".ukl.data", ".ukl.data.odd_data", ".ukl.bss", ".ukl.bss..odd.bss",
         ".ukl.tdata", ".ukl.tbss", ".ukl.init_array", ".ukl.eh_frame",
+        ".ukl.rodata.eh_frame_hdr",
     }  # fmt: skip
 
 

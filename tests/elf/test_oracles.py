@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.elf.conftest import Compiler, lint_clean, link_with_libc, tool
+from tests.elf.conftest import Compiler, link_with_libc, lint_clean, tool
 from ukl_build.elf import abi, names
 from ukl_build.elf.model import ObjectFile, Relocation, Section, Symbol
 from ukl_build.elf.reader import read_object
@@ -58,7 +58,7 @@ def relocations(path: Path) -> Counter[tuple[str, ...]]:
 
 def sections(path: Path) -> list[tuple[str, ...]]:
     """Return name, type, size, entry size, flags and alignment of what the program has."""
-    found = []
+    found: list[tuple[str, ...]] = []
     for line in tool("readelf", "-SW", path).splitlines():
         if match := re.match(r" +\[ *\d+\] (\S+) +(\S+) +(.*)", line):
             words = match[3].split()
@@ -71,7 +71,7 @@ def sections(path: Path) -> list[tuple[str, ...]]:
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("pic", ["-fno-pic", "-fPIC"])
 def test_prefixing_agrees_with_objcopy(unit: str, pic: str, cc: Compiler, tmp_path: Path) -> None:
-    """objcopy --prefix-symbols on the same object gives the same symbols and relocations."""
+    """Objcopy --prefix-symbols on the same object gives the same symbols and relocations."""
     flags = ["-mcmodel=kernel", pic] if pic == "-fno-pic" else [pic]
     original = cc(UNITS[unit], "-O1", "-g", "-fcommon", *flags, kernel=False)
     obj = read_object(original)

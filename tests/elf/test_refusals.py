@@ -26,8 +26,12 @@ ASSEMBLER: dict[str, tuple[str, str, list[str]]] = {
     ),
     "16-bit address": (PROGRAM + "movw $program, %ax", "elf-relocation", ["R_X86_64_16 "]),
     "8-bit address": (PROGRAM + "movb $program, %al", "elf-relocation", ["R_X86_64_8 "]),
-    "16-bit distance": (PROGRAM + ".word away - .\n.data\naway:", "elf-relocation", ["R_X86_64_PC16"]),
-    "8-bit distance": (PROGRAM + ".byte away - .\n.data\naway:", "elf-relocation", ["R_X86_64_PC8"]),
+    "16-bit distance": (
+        PROGRAM + ".word away - .\n.data\naway:", "elf-relocation", ["R_X86_64_PC16"],
+    ),
+    "8-bit distance": (
+        PROGRAM + ".byte away - .\n.data\naway:", "elf-relocation", ["R_X86_64_PC8"],
+    ),
     "address of the GOT": (
         PROGRAM + "lea _GLOBAL_OFFSET_TABLE_(%rip), %rax", "elf-undefined",
         ["_GLOBAL_OFFSET_TABLE_"],
@@ -379,9 +383,9 @@ def test_damaged_tables_are_refused(text: str, cc: Compiler, start: Path, tmp_pa
     link_application([start, cc("int program(void) { return 0; }")], tmp_path / "app.o")
     table = tmp_path / "table.toml"
     table.write_text(text)
-    for tables in ({"unprefixed": table, "provided": PROVIDED}, {"provided": tmp_path / "absent"}):
+    for first, second in ((table, PROVIDED), (UNPREFIXED, tmp_path / "absent")):
         with pytest.raises(UklError) as caught:
-            make_archive(tmp_path / "app.o", tmp_path / "UKL.a", **tables)
+            make_archive(tmp_path / "app.o", tmp_path / "UKL.a", unprefixed=first, provided=second)
         assert caught.value.code == "linker-table"
     with pytest.raises(UklError, match="without a reason"):
         make_archive(tmp_path / "app.o", tmp_path / "UKL.a", unprefixed=UNPREFIXED, zero={"x": ""})

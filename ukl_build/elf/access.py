@@ -95,6 +95,8 @@ class Counts:
     """Instructions that no longer need a slot or a call."""
     constants: int
     """References to absolute symbols and absent weak ones, now numbers."""
+    functions: int
+    """Functions an exception can be thrown through."""
 
 
 def make_ifunc_stubs(obj: ObjectFile) -> int:
@@ -203,6 +205,8 @@ def relax_tls(obj: ObjectFile) -> int:
     :raise UklError: ``elf-relocation`` for a sequence that is not one of the standard's.
     """
     count = 0
+    for section in obj.sections:
+        _sweep(section)  # what ld -r has crossed out
     for code in _code(obj):
         for one in code.section.relocations:
             match one.r_type:

@@ -336,6 +336,8 @@ def gather_sections(obj: ObjectFile) -> None:
                 relocation.symbol = to[0].symbol
                 relocation.r_addend += to[1]
     used = obj.referenced() | {id(symbol.section) for symbol in obj.symbols}
+    # .ukl.text first: the order that a linker script's `*(.ukl.text) *(.ukl.text.*)` would make.
+    result.sort(key=lambda one: one.name != ".ukl.text")
     obj.sections = [
         one for one in result if one.sh_size or id(one) in used or id(one.symbol) in used
     ]
@@ -405,31 +407,3 @@ def _check_size(obj: ObjectFile) -> None:
             + [f"{one.name} in {one.section!r}: {one.st_size:,} bytes" for one in largest]
         ),
     )
-
-
-def check_eh_frame(obj: ObjectFile) -> None:
-    """Walk the unwind table (psABI 4.2.4, LSB "Exception Frames") from end to end.
-
-    A zero length ends the table: one in the middle, where two tables were joined wrongly, would
-    hide every function behind it from the unwinder, and the first exception thrown through one
-    would end the program.
-
-    :raise UklError: ``elf-section``.
-    """
-    for section in obj.sections:
-        if section.name != ".ukl.eh_frame":
-            continue
-        offset, size = 0, section.sh_size
-        while offset + 4 <= size:
-            length = int.from_bytes(section.data[offset : offset + 4], "little")
-            if length == 0:
-                break
-            if length == 0xFFFFFFFF:
-                length = 8 + int.from_bytes(section.data[offset + 4 : offset + 12], "little")
-            offset += 4 + length
-        if offset > size or any(section.data[offset:]):
-            raise _refuse(
-                section,
-                f"ends at {offset:#x} of {size:#x}: what follows is lost to the unwinder",
-                "link crtendS.o last, and every object only once",
-            )

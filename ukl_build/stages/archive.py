@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ukl_build import proc
-from ukl_build.elf import access, contract, layout, names
+from ukl_build.elf import access, contract, layout, names, unwind
 from ukl_build.elf.access import Counts
 from ukl_build.elf.reader import read_object
 from ukl_build.elf.writer import encode, replace_file
@@ -121,7 +121,7 @@ def make_archive(
     names.drop_unreferenced(obj)
     access.check_relocations(obj)
     layout.gather_sections(obj)
-    layout.check_eh_frame(obj)
+    functions = unwind.make_eh_frame_hdr(obj)
     names.prefix_symbols(obj.symbols, tables)
 
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
@@ -140,5 +140,5 @@ def make_archive(
         undefined=tuple(sorted(one.name for one in obj.symbols if one.undefined)),
         zeroed=zeroed,
         dropped=dropped,
-        counts=Counts(got_slots, tls_slots, ifuncs, relaxed, constants),
+        counts=Counts(got_slots, tls_slots, ifuncs, relaxed, constants, functions),
     )
