@@ -118,6 +118,16 @@ def test_code_out_of_order_is_found_after_the_link(
     assert caught.value.code == "elf-linked" and "not sorted" in caught.value.detail
 
 
+def test_either_way_to_gather_the_code_keeps_the_order(
+    cxx_archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One pattern list or two: .ukl.text is the first section of code in the archive."""
+    old, new = "*(.ukl.text .ukl.text.*)", "*(.ukl.text) *(.ukl.text.*)"
+    monkeypatch.setattr(minikernel, "SCRIPT", minikernel.SCRIPT.replace(old, new))
+    link(cxx_archive.path, tmp_path / "vmlinux", base=HIGH)
+    check_linked(tmp_path / "vmlinux")
+
+
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [

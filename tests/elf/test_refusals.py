@@ -281,6 +281,9 @@ def test_an_old_archive_stays_when_the_new_one_fails(
     link_application([start, cc("int program(void) { return 0; }")], tmp_path / "app.o")
     make_archive(tmp_path / "app.o", tmp_path / "UKL.a")
     before = (tmp_path / "UKL.a").read_bytes()
+    (tmp_path / "reader").hardlink_to(tmp_path / "UKL.a")
+    make_archive(tmp_path / "app.o", tmp_path / "UKL.a")
+    assert not (tmp_path / "reader").samefile(tmp_path / "UKL.a"), "written in place"
     link_application([cc("int x;")], tmp_path / "app.o")
     with pytest.raises(UklError):
         make_archive(tmp_path / "app.o", tmp_path / "UKL.a")
@@ -345,8 +348,9 @@ def test_damaged_files_are_refused(cc: Compiler, tmp_path: Path) -> None:
         assert str(bad) in caught.value.message, what
 
 
+@pytest.mark.parametrize("offset", [1 << 20, 1 << 63, -3])
 def test_relocations_outside_their_section_are_refused(
-    cc: Compiler, start: Path, tmp_path: Path
+    offset: int, cc: Compiler, start: Path, tmp_path: Path
 ) -> None:
     """A damaged offset is not written through."""
     unit = cc("extern int x; int program(void) { return x; } int x;")
@@ -356,7 +360,9 @@ def test_relocations_outside_their_section_are_refused(
     for index in range(struct.unpack_from("<H", whole, 60)[0]):
         header = e_shoff + index * 64
         if struct.unpack_from("<I", whole, header + 4)[0] == 4:
-            struct.pack_into("<Q", whole, struct.unpack_from("<Q", whole, header + 24)[0], 1 << 20)
+            (size,) = struct.unpack_from("<Q", whole, header - 64 + 32)
+            (rela,) = struct.unpack_from("<Q", whole, header + 24)
+            struct.pack_into("<Q", whole, rela, size + offset if offset < 0 else offset)
             break
     (tmp_path / "app.o").write_bytes(whole)
     with pytest.raises(UklError, match="outside its section"):

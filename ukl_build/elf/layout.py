@@ -251,6 +251,8 @@ class _Rule:
     to: str
 
 
+_MERGED = ".ukl.rodata.merge."
+"""Constants that the final link may merge: called by what they have in common."""
 _W, _X = int(SHF.SHF_WRITE), int(SHF.SHF_EXECINSTR)
 _RULES = (
     _Rule(re.compile(r"\.text(\..*)?"), _X, False, ".ukl.text"),
@@ -278,8 +280,8 @@ def destination(section: Section) -> str:
     if flags & SHF.SHF_MERGE and section.name.startswith(".rodata") and not flags & (_W | _X):
         # Kept apart, so that the final link still merges equal constants (gABI, SHF_MERGE).
         if flags & SHF.SHF_STRINGS:
-            return f".ukl.rodata.str{section.sh_entsize}.{section.sh_addralign}"
-        return f".ukl.rodata.cst{section.sh_entsize}"
+            return f"{_MERGED}str{section.sh_entsize}.{section.sh_addralign}"
+        return f"{_MERGED}cst{section.sh_entsize}.{section.sh_addralign}"
     for rule in _RULES:
         if (
             rule.name.fullmatch(section.name)
@@ -308,23 +310,20 @@ def gather_sections(obj: ObjectFile) -> None:
     :raise UklError: ``elf-section`` if a section of the program is called like one that the
         archive adds; ``elf-size`` if the whole needs more than :data:`MAX_IMAGE`.
     """
-    groups: dict[tuple[object, ...], list[Section]] = {}
+    groups: dict[str, list[Section]] = {}
     ours = {one.name for one in obj.sections if one.name.startswith(RESERVED)}
     for section in obj.sections:
         name = destination(section)
         if name in ours and section.name != name:
             raise _refuse(section, f"would be called {name}, which is taken", "rename it")
-        key: tuple[object, ...] = (name,)
-        if section.allocated and section.sh_flags & SHF.SHF_MERGE:
-            key = (name, section.sh_flags, section.sh_entsize, section.sh_addralign)
-        groups.setdefault(key, []).append(section)
+        groups.setdefault(name, []).append(section)
 
     for symbol in obj.symbols:
         # STB_GNU_UNIQUE tells a dynamic loader to keep one copy in the process; here is no other.
         if symbol.st_bind == abi.STB_GNU_UNIQUE:
             symbol.st_bind = abi.STB_GLOBAL
     moved: dict[int, tuple[Section, int]] = {}
-    result = [_join(str(key[0]), members, moved) for key, members in groups.items()]
+    result = [_join(name, members, moved) for name, members in groups.items()]
     for symbol in obj.symbols:
         if symbol.section is not None:
             symbol.section, offset = moved[id(symbol.section)]
@@ -358,10 +357,13 @@ def _join(name: str, members: list[Section], moved: dict[int, tuple[Section, int
     for one in members:
         flags |= one.sh_flags
     if first.allocated:
-        # What is left is how the memory is mapped, and merging.  SHF_LINK_ORDER has done its work
-        # in the partial link; SHF_GNU_RETAIN speaks to --gc-sections, which no kernel link uses.
+        # What is left is how the memory is mapped.  SHF_LINK_ORDER has done its work in the partial
+        # link; SHF_GNU_RETAIN speaks to --gc-sections, which no kernel link uses; SHF_MERGE is true
+        # only if it is of all members.
         keep = SHF.SHF_ALLOC | SHF.SHF_WRITE | SHF.SHF_EXECINSTR | SHF.SHF_TLS
-        flags &= keep | SHF.SHF_MERGE | SHF.SHF_STRINGS
+        if name.startswith(_MERGED):
+            keep |= SHF.SHF_MERGE | SHF.SHF_STRINGS
+        flags &= keep
     result = Section(
         name,
         # Nothing acts on the special types in the kernel's link, and ld would give them to the

@@ -142,7 +142,7 @@ def encode(obj: ObjectFile) -> bytes:
     symtab_index = 1 + len(obj.sections) + len(with_relocations)
     for section in with_relocations:
         rela = bytearray()
-        for relocation in sorted(section.relocations, key=lambda one: one.r_offset):
+        for relocation in section.relocations:
             number = _index(symbol_index, relocation.symbol, section.name)
             rela += abi.ELF64_RELA.pack(
                 relocation.r_offset, number << 32 | relocation.r_type, relocation.r_addend
