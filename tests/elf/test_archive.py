@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.elf import minikernel
 from tests.elf.conftest import START, Compiler, run, tool
 from tests.elf.minikernel import HIGH, LOW, link, read_image, slide
+from ukl_build.elf.linked import check_linked
 from ukl_build.stages.archive import link_application, make_archive
 
 ArchiveOf = Callable[..., Path]
@@ -416,7 +418,9 @@ def test_common_symbols_get_their_place(cc: Compiler, start: Path, tmp_path: Pat
         """
         char c; int shared[3]; _Alignas(64) char d[3]; extern long b; extern char a, e[5];
         extern short f; int g; char h; _Alignas(128) char i;
-        #define BAD(x, align) ((unsigned long)&x % align)
+        /* volatile: the compiler knows what it asked for, and would not look */
+        static int bad(void *volatile p, unsigned long align) { return (unsigned long)p % align; }
+        #define BAD(x, align) bad((void *)&x, align)
         int program(void)
         {
             for (int n = 0; n < 3; n++)
@@ -447,17 +451,47 @@ def test_joined_sections_keep_every_alignment(
     """A section that needs more than the first is still where it must be."""
     unit = cc(
         """
+        __thread char in_front = 1;
         __attribute__((section(".data.a"))) char a = 1;
         __attribute__((section(".data.b"))) _Alignas(256) char b = 2;
         __attribute__((section(".data.c"))) char c = 3;
         __attribute__((section(".data.d"))) _Alignas(1024) char d = 4;
         int program(void)
         {
-            return (unsigned long)&b % 256 || (unsigned long)&d % 1024 ? 99 : a + b + c + d;
+            char *volatile pb = &b, *volatile pd = &d;  /* or the compiler would not look */
+            return (unsigned long)pb % 256 || (unsigned long)pd % 1024 ? 99 : a + b + c + d;
         }
         """
     )
     assert run_slid(archive(start, unit), tmp_path) == 10
+
+
+def test_code_begins_with_text_whatever_the_object_begins_with(
+    cc: Compiler, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that both ways to write the linker script give the order of the unwind header."""
+    unit = cc(
+        """
+        .section .init,"ax",@progbits  # which ld -r puts before .text
+    first: .cfi_startproc
+        ret
+        .cfi_endproc
+        .text
+        .globl program
+    program: .cfi_startproc
+        ret
+        .cfi_endproc
+        .section .note.GNU-stack,"",@progbits
+        """,
+        suffix=".S",
+    )
+    tool("ld", "-r", "-o", tmp_path / "app.o", unit, start)
+    make_archive(tmp_path / "app.o", tmp_path / "UKL.a")
+    old = "*(.ukl.text .ukl.text.*)"
+    for new in (old, "*(.ukl.text) *(.ukl.text.*)"):
+        monkeypatch.setattr(minikernel, "SCRIPT", minikernel.SCRIPT.replace(old, new))
+        link(tmp_path / "UKL.a", tmp_path / "vmlinux", base=HIGH)
+        check_linked(tmp_path / "vmlinux")
 
 
 def test_sections_of_one_name_are_merged_only_if_all_may_be(cc: Compiler, tmp_path: Path) -> None:
@@ -531,6 +565,33 @@ def test_the_kernels_gate_overrides_the_weak_one(
         suffix=".S", name="strong",
     )  # fmt: skip
     assert run_slid(made, tmp_path, strong) == 4
+
+
+def test_a_local_symbol_may_be_called_like_the_gate(
+    cc: Compiler, start: Path, archive: ArchiveOf, tmp_path: Path
+) -> None:
+    """It is the application's own, and is prefixed like any other."""
+    unit = cc(
+        "__attribute__((noinline)) static int ukl_syscall(int n) { return n + 5; }"
+        " int program(int n) { return ukl_syscall(n); }"
+    )
+    made = archive(start, unit)
+    assert " t ukl.ukl_syscall" in tool("nm", made)
+    strong = cc("int ukl_syscall(void) { return 0; }", name="strong")
+    assert run_slid(made, tmp_path, strong) == 6
+
+
+def test_the_archive_depends_on_nothing_but_its_input(
+    cc: Compiler, start: Path, tmp_path: Path
+) -> None:
+    """Another folder, another time: the same bytes; folders are made as needed."""
+    unit = cc("int program(void) { return 0; }", "-g")
+    found = set()
+    for name in ("here", "there/deeper"):
+        link_application([start, unit], tmp_path / name / "app.o")
+        made = make_archive(tmp_path / name / "app.o", tmp_path / name / "out" / "UKL.a")
+        found.add(made.path.read_bytes())
+    assert len(found) == 1
 
 
 def test_kernel_symbols_never_collide(

@@ -138,6 +138,10 @@ ASSEMBLER: dict[str, tuple[str, str, list[str]]] = {
     "strong name where a weak one could be 0": (
         PROGRAM + "call __gmon_start__", "elf-undefined", ["__gmon_start__ (used"],
     ),
+    "gate that is not weak": (
+        PROGRAM + "call ukl_syscall\n.globl ukl_syscall\nukl_syscall: ret", "elf-symbol",
+        ["ukl_syscall", "weak"],
+    ),
     "IFUNC that nobody resolves": (
         PROGRAM + "call choose\n.type choose,@gnu_indirect_function\n.globl choose\nchoose: ret",
         "elf-symbol", ["choose", "IFUNC"],
@@ -346,6 +350,13 @@ def test_damaged_files_are_refused(cc: Compiler, tmp_path: Path) -> None:
             read_object(bad)
         assert caught.value.code == "elf-format", what
         assert str(bad) in caught.value.message, what
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    """With the system's own words."""
+    with pytest.raises(UklError, match="No such file") as caught:
+        read_object(tmp_path / "absent.o")
+    assert caught.value.code == "elf-format"
 
 
 @pytest.mark.parametrize("offset", [1 << 20, 1 << 63, -3])

@@ -38,7 +38,11 @@ def read_object(path: Path) -> ObjectFile:
 
     :raise UklError: ``elf-format`` if the file is no sound x86-64 ET_REL object.
     """
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        _refuse(path, f"cannot be read: {error.strerror}", error)
+    with file:
         try:
             elf = ELFFile(file)
         except (ELFError, UnicodeDecodeError) as error:

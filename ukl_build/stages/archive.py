@@ -62,6 +62,7 @@ def link_application(
     """
     for path in objects:
         access.check_input(read_object(path), path)
+    out.parent.mkdir(parents=True, exist_ok=True)
     group: list[str | Path] = ["--start-group", *libraries, "--end-group"]
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         linked = Path(folder) / out.name
@@ -109,6 +110,7 @@ def make_archive(
 
     dropped = layout.select_sections(obj)
     names.check_entry(obj)
+    names.check_unprefixed(obj, tables)
     layout.allot_commons(obj)
     names.drop_unreferenced(obj)
     ifuncs = access.make_ifunc_stubs(obj)
@@ -124,6 +126,7 @@ def make_archive(
     functions = unwind.make_eh_frame_hdr(obj)
     names.prefix_symbols(obj.symbols, tables)
 
+    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         member = Path(folder) / MEMBER
         replace_file(member, encode(obj))
