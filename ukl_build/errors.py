@@ -58,6 +58,7 @@ CODES: dict[str, tuple[Fault, str]] = {
     "elf-symbol": (Fault.USER, "A symbol the application must have is missing or unusable."),
     "elf-size": (Fault.USER, "The application's static data does not fit into the kernel image."),
     "elf-contract": (Fault.BUG, "The archive that was made breaks docs/design.md's contract."),
+    "elf-linked": (Fault.BUG, "The linked kernel does not hold the application as it must."),
     "linker-table": (Fault.USER, "A table under linker/ or in a recipe is not well formed."),
 }
 """Every error code, with its :class:`Fault` and what it means.  One home: a code that is not

@@ -8,6 +8,7 @@
 #ifndef SYS_H
 #define SYS_H
 
+#include <asm/ioctls.h>
 #include <asm/signal.h>
 #include <asm/socket.h>
 #include <asm/unistd.h>
@@ -16,6 +17,7 @@
 #include <linux/in.h>
 #include <linux/mman.h>
 #include <linux/resource.h>
+#include <linux/sockios.h>
 #include <linux/tcp.h>
 
 /* Not in the kernel's exported headers: there they belong to the C library. */
@@ -24,7 +26,7 @@
 #define SOCK_CLOEXEC	02000000
 #define SOCK_NONBLOCK	04000
 #define MSG_NOSIGNAL	0x4000
-#define SHUT_RD		0
+#define SHUT_WR		1
 #define PROT_RW		(PROT_READ | PROT_WRITE)
 
 typedef unsigned long size;

@@ -8,7 +8,7 @@
  * so a client that does not read its answers stops being read from, and nothing grows.  It follows
  * that at end of file nothing is owed to the client, and half-closed connections need no state.
  *
- * SIGTERM: no new connections, what the kernel has received is still answered, exit 0.
+ * SIGTERM: no new connections, what clients have sent is still answered, exit 0.
  */
 #include "sys.h"
 
@@ -18,16 +18,19 @@
 #define ACCEPTS		64	/* new clients in one go, so that the old ones are not kept waiting */
 #define RETRY_MS	1000	/* after running out of descriptors */
 #define DRAIN_MS	5000	/* from SIGTERM to the end, whatever the clients do */
+#define QUIET_MS	100	/* without an event: nothing is under way any more */
+
+enum state { CLOSED, READING, OWING, ENDING };
 
 struct client {
-	int open;
-	int owing;		/* waits for EPOLLOUT instead of EPOLLIN */
-	unsigned int start, end; /* buffer[start, end) is still to be sent */
+	enum state state;
+	unsigned short start, end;	/* OWING: buffer[start, end) is still to be sent */
 };
 
 static const char name[] = "tcp_server: ";		/* .rodata */
 static unsigned short port = 5555;			/* .data */
 static volatile int terminated;				/* .bss, as all below */
+static enum { SERVING, DRAINING, FINISHING } phase;
 static int epoll, listener;
 static int accepting;					/* is the listener in the epoll set? */
 static int clients_open;
@@ -114,7 +117,7 @@ static void stop_accepting(void)
 
 static void close_client(int fd)
 {
-	clients[fd].open = 0;
+	clients[fd].state = CLOSED;
 	clients_open--;
 	sys_close(fd);	/* leaves the epoll set by itself: there is no second descriptor of it */
 }
@@ -146,7 +149,7 @@ static void accept_clients(void)
 			continue;
 		}
 		/* fd < MAX_FDS: RLIMIT_NOFILE, see main. */
-		clients[fd] = (struct client){ .open = 1 };
+		clients[fd] = (struct client){ .state = READING };
 		clients_open++;
 	}
 }
@@ -167,9 +170,23 @@ static int send_owed(int fd)
 			return 1;
 		if (n < 0)
 			return (int)n;
-		client->start += (unsigned int)n;
+		client->start += (unsigned short)n;
 	}
 	return 0;
+}
+
+/* Let epoll tell of what the new state waits for.  ENDING waits for nothing but errors. */
+static void enter(int fd, enum state state)
+{
+	static const unsigned int waits_for[] = { [READING] = EPOLLIN, [OWING] = EPOLLOUT };
+
+	if (state == ENDING)
+		sys_shutdown(fd, SHUT_WR);
+	if (state != clients[fd].state &&
+	    sys_epoll_ctl(epoll, EPOLL_CTL_MOD, fd, state == ENDING ? 0 : waits_for[state]) < 0)
+		close_client(fd);
+	else
+		clients[fd].state = state;
 }
 
 static void serve(int fd)
@@ -177,7 +194,7 @@ static void serve(int fd)
 	struct client *client = &clients[fd];
 	int owing;
 
-	if (!client->owing) {
+	if (client->state == READING) {
 		long n;
 
 		do
@@ -190,16 +207,15 @@ static void serve(int fd)
 			return;
 		}
 		client->start = 0;
-		client->end = (unsigned int)n;
+		client->end = (unsigned short)n;
 	}
-	owing = send_owed(fd);
-	if (owing >= 0 && owing != client->owing &&
-	    sys_epoll_ctl(epoll, EPOLL_CTL_MOD, fd, owing ? EPOLLOUT : EPOLLIN) < 0)
-		owing = -1;
+	owing = client->state == ENDING ? -EPIPE : send_owed(fd);
 	if (owing < 0)
 		close_client(fd);
+	else if (owing)
+		enter(fd, OWING);
 	else
-		client->owing = owing;
+		enter(fd, phase == FINISHING ? ENDING : READING);
 }
 
 static long monotonic_ms(void)
@@ -210,57 +226,66 @@ static long monotonic_ms(void)
 	return now.s * 1000 + now.ns / 1000000;
 }
 
-/* Refuse new clients, and let every read end with end of file once its queue is empty. */
-static void drain(void)
+/*
+ * After SIGTERM.  To close a connection while something arrives on it is to reset it, and a reset
+ * takes the answers under way with it.  So clients are served until all are quiet, or half of the
+ * time is over, then told the end (FIN), and closed when they have acknowledged everything.
+ */
+static void drain(int quiet, long left)
 {
-	stop_accepting();
-	sys_close(listener);
+	if (left < DRAIN_MS / 2)
+		phase = FINISHING;
 	for (int fd = 0; fd < MAX_FDS; fd++)
-		if (clients[fd].open)
-			sys_shutdown(fd, SHUT_RD);
+		if (clients[fd].state == READING && (quiet || phase == FINISHING))
+			enter(fd, ENDING);
+	for (int fd = 0; fd < MAX_FDS; fd++) {
+		int unacknowledged = 0;
+
+		if (clients[fd].state == ENDING &&
+		    (sys(ioctl, fd, SIOCOUTQ, &unacknowledged, 0) < 0 || !unacknowledged))
+			close_client(fd);
+	}
 }
 
 static int loop(void)
 {
-	long deadline = 0;	/* of draining; 0: serving */
+	long deadline = 0, left = 0;
 
-	while (!deadline || clients_open) {
-		int ms = accepting ? -1 : RETRY_MS;
-		long n;
-
-		if (deadline) {
-			long left = deadline - monotonic_ms();
-
-			if (left <= 0) {
-				say(2, "clients cut off:", clients_open);
-				break;
-			}
-			ms = (int)left;
-		}
+	while (phase == SERVING || clients_open) {
+		int ms = phase != SERVING ? QUIET_MS : accepting ? -1 : RETRY_MS;
+		int before = clients_open, new_clients = 0;
 		/* The mask is empty only in here, so SIGTERM cannot slip in before the wait. */
-		n = sys_epoll_pwait(epoll, events, EVENTS, ms, 0);
+		long n = sys_epoll_pwait(epoll, events, EVENTS, ms, 0);
+
 		if (n < 0 && n != -EINTR)
 			return failed("epoll_pwait: error", n);
-
-		int before = clients_open, new_clients = 0;
-
 		for (long i = 0; i < n; i++) {
 			int fd = (int)events[i].data;
 
-			if (fd == listener && !deadline)
+			if (fd == listener)
 				new_clients = 1;
-			else if (clients[fd].open)
+			else if (clients[fd].state != CLOSED)
 				serve(fd);
 		}
 		/* Last, so that a descriptor closed and given out again is not served too early. */
 		if (new_clients)
 			accept_clients();
-		if (terminated && !deadline) {
-			drain();
+		if (phase != SERVING) {
+			left = deadline - monotonic_ms();
+			if (left <= 0) {
+				say(2, "clients cut off:", clients_open);
+				break;
+			}
+			drain(n == 0, left);
+		} else if (terminated) {
+			stop_accepting();
+			sys_close(listener);
+			listener = -1;
+			phase = DRAINING;
 			deadline = monotonic_ms() + DRAIN_MS;
-		}
-		if (!deadline && !accepting && (clients_open < before || n == 0))
+		} else if (!accepting && (clients_open < before || n == 0)) {
 			start_accepting();
+		}
 	}
 	return 0;
 }

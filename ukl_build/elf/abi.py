@@ -129,3 +129,6 @@ ET_REL: Final = 1
 EM_X86_64: Final = 62
 E_IDENT: Final = b"\x7fELF\x02\x01\x01" + bytes(9)
 """64 bit, little endian, version 1, System V."""
+EI_OSABI: Final = 7
+ELFOSABI_GNU: Final = 3
+"""For what GNU has added to the gABI's symbols and section flags."""

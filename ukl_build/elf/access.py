@@ -95,6 +95,8 @@ class Counts:
     """Instructions that no longer need a slot or a call."""
     constants: int
     """References to absolute symbols and absent weak ones, now numbers."""
+    functions: int
+    """Functions an exception can be thrown through."""
 
 
 def make_ifunc_stubs(obj: ObjectFile) -> int:
@@ -203,6 +205,8 @@ def relax_tls(obj: ObjectFile) -> int:
     :raise UklError: ``elf-relocation`` for a sequence that is not one of the standard's.
     """
     count = 0
+    for section in obj.sections:
+        _sweep(section)  # what ld -r has crossed out
     for code in _code(obj):
         for one in code.section.relocations:
             match one.r_type:
@@ -289,6 +293,12 @@ def _descriptor(code: _Code, one: Relocation) -> None:
     mov = _to_register(lea[0], lea[2], 0xC7) if len(lea) == 3 and lea[1] == 0x8D else None
     if mov is None:
         raise _refuse(code.obj, code.section, one, "is in no TLS-descriptor sequence of the ABI")
+    if one.symbol.name == "_TLS_MODULE_BASE_":
+        # The base that a local-dynamic sequence adds R_X86_64_DTPOFF32 to.  These have become
+        # offsets from the thread pointer, so it is 0, as ld defines it for an executable.
+        code.put(at - 3, mov + bytes(4))
+        one.r_type = R.R_X86_64_NONE
+        return
     code.put(at - 3, mov)
     one.r_type = R.R_X86_64_TPOFF32
     one.r_addend += 4
@@ -511,6 +521,7 @@ def check_input(obj: ObjectFile, path: Path) -> None:
                 hint="compile without -flto",
             )
         for one in section.relocations:
-            if section.allocated and one.r_type in _HINTS and not one.symbol.absolute:
+            # A symbol of another object may turn out to be a number, see fold_constants.
+            if section.allocated and one.r_type in _HINTS and one.symbol.section is not None:
                 error = _refuse(obj, section, one, "cannot be had in the kernel")
                 raise UklError(error.code, f"{path}: {error.message}", hint=error.hint)

@@ -107,7 +107,7 @@ def _symbol_problems(binary: lief.ELF.Binary, tables: Tables) -> list[str]:
         local_over = local_over or not local
         if number == 0 or symbol.type in (kind.SECTION, kind.FILE):
             continue
-        if not name.startswith(PREFIX) and name not in tables.unprefixed:
+        if not name.startswith(PREFIX) and (local or name not in tables.unprefixed):
             found.append(f"{name} has no prefix")
         if symbol.type == kind.GNU_IFUNC:
             found.append(f"{name} is an indirect function")

@@ -251,6 +251,8 @@ class _Rule:
     to: str
 
 
+_MERGED = ".ukl.rodata.merge."
+"""Constants that the final link may merge: called by what they have in common."""
 _W, _X = int(SHF.SHF_WRITE), int(SHF.SHF_EXECINSTR)
 _RULES = (
     _Rule(re.compile(r"\.text(\..*)?"), _X, False, ".ukl.text"),
@@ -278,8 +280,8 @@ def destination(section: Section) -> str:
     if flags & SHF.SHF_MERGE and section.name.startswith(".rodata") and not flags & (_W | _X):
         # Kept apart, so that the final link still merges equal constants (gABI, SHF_MERGE).
         if flags & SHF.SHF_STRINGS:
-            return f".ukl.rodata.str{section.sh_entsize}.{section.sh_addralign}"
-        return f".ukl.rodata.cst{section.sh_entsize}"
+            return f"{_MERGED}str{section.sh_entsize}.{section.sh_addralign}"
+        return f"{_MERGED}cst{section.sh_entsize}.{section.sh_addralign}"
     for rule in _RULES:
         if (
             rule.name.fullmatch(section.name)
@@ -308,19 +310,20 @@ def gather_sections(obj: ObjectFile) -> None:
     :raise UklError: ``elf-section`` if a section of the program is called like one that the
         archive adds; ``elf-size`` if the whole needs more than :data:`MAX_IMAGE`.
     """
-    groups: dict[tuple[object, ...], list[Section]] = {}
+    groups: dict[str, list[Section]] = {}
     ours = {one.name for one in obj.sections if one.name.startswith(RESERVED)}
     for section in obj.sections:
         name = destination(section)
         if name in ours and section.name != name:
             raise _refuse(section, f"would be called {name}, which is taken", "rename it")
-        key: tuple[object, ...] = (name,)
-        if section.allocated and section.sh_flags & SHF.SHF_MERGE:
-            key = (name, section.sh_flags, section.sh_entsize, section.sh_addralign)
-        groups.setdefault(key, []).append(section)
+        groups.setdefault(name, []).append(section)
 
+    for symbol in obj.symbols:
+        # STB_GNU_UNIQUE tells a dynamic loader to keep one copy in the process; here is no other.
+        if symbol.st_bind == abi.STB_GNU_UNIQUE:
+            symbol.st_bind = abi.STB_GLOBAL
     moved: dict[int, tuple[Section, int]] = {}
-    result = [_join(str(key[0]), members, moved) for key, members in groups.items()]
+    result = [_join(name, members, moved) for name, members in groups.items()]
     for symbol in obj.symbols:
         if symbol.section is not None:
             symbol.section, offset = moved[id(symbol.section)]
@@ -332,6 +335,8 @@ def gather_sections(obj: ObjectFile) -> None:
                 relocation.symbol = to[0].symbol
                 relocation.r_addend += to[1]
     used = obj.referenced() | {id(symbol.section) for symbol in obj.symbols}
+    # .ukl.text first: the order that a linker script's `*(.ukl.text) *(.ukl.text.*)` would make.
+    result.sort(key=lambda one: one.name != ".ukl.text")
     obj.sections = [
         one for one in result if one.sh_size or id(one) in used or id(one.symbol) in used
     ]
@@ -352,10 +357,13 @@ def _join(name: str, members: list[Section], moved: dict[int, tuple[Section, int
     for one in members:
         flags |= one.sh_flags
     if first.allocated:
-        # What is left is how the memory is mapped, and merging.  SHF_LINK_ORDER has done its work
-        # in the partial link; SHF_GNU_RETAIN speaks to --gc-sections, which no kernel link uses.
+        # What is left is how the memory is mapped.  SHF_LINK_ORDER has done its work in the partial
+        # link; SHF_GNU_RETAIN speaks to --gc-sections, which no kernel link uses; SHF_MERGE is true
+        # only if it is of all members.
         keep = SHF.SHF_ALLOC | SHF.SHF_WRITE | SHF.SHF_EXECINSTR | SHF.SHF_TLS
-        flags &= keep | SHF.SHF_MERGE | SHF.SHF_STRINGS
+        if name.startswith(_MERGED):
+            keep |= SHF.SHF_MERGE | SHF.SHF_STRINGS
+        flags &= keep
     result = Section(
         name,
         # Nothing acts on the special types in the kernel's link, and ld would give them to the
@@ -401,31 +409,3 @@ def _check_size(obj: ObjectFile) -> None:
             + [f"{one.name} in {one.section!r}: {one.st_size:,} bytes" for one in largest]
         ),
     )
-
-
-def check_eh_frame(obj: ObjectFile) -> None:
-    """Walk the unwind table (psABI 4.2.4, LSB "Exception Frames") from end to end.
-
-    A zero length ends the table: one in the middle, where two tables were joined wrongly, would
-    hide every function behind it from the unwinder, and the first exception thrown through one
-    would end the program.
-
-    :raise UklError: ``elf-section``.
-    """
-    for section in obj.sections:
-        if section.name != ".ukl.eh_frame":
-            continue
-        offset, size = 0, section.sh_size
-        while offset + 4 <= size:
-            length = int.from_bytes(section.data[offset : offset + 4], "little")
-            if length == 0:
-                break
-            if length == 0xFFFFFFFF:
-                length = 8 + int.from_bytes(section.data[offset + 4 : offset + 12], "little")
-            offset += 4 + length
-        if offset > size or any(section.data[offset:]):
-            raise _refuse(
-                section,
-                f"ends at {offset:#x} of {size:#x}: what follows is lost to the unwinder",
-                "link crtendS.o last, and every object only once",
-            )

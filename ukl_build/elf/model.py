@@ -116,12 +116,16 @@ class ObjectFile:
 
 def where(section: Section, offset: int, symbols: list[Symbol]) -> str:
     """Say where in the program an offset is: section, offset, and the function around it."""
-    around = [
+    before = [
         symbol
         for symbol in symbols
         if symbol.section is section
         and symbol.st_type in (abi.STT_FUNC, abi.STT_OBJECT, abi.STT_GNU_IFUNC)
-        and symbol.st_value <= offset < symbol.st_value + max(symbol.st_size, 1)
+        and symbol.st_value <= offset
     ]
-    inside = f" (in {around[0].name})" if around else ""
-    return f"{section.name}+{offset:#x}{inside}"
+    around = max(before, key=lambda one: one.st_value, default=None)
+    place = f"{section.name}+{offset:#x}"
+    # Hand-written assembler often gives no size.
+    if around is None or 0 < around.st_size <= offset - around.st_value:
+        return place
+    return f"{place} (in {around.name})"

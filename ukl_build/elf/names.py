@@ -185,6 +185,25 @@ def check_entry(obj: ObjectFile) -> None:
     )
 
 
+def check_unprefixed(obj: ObjectFile, tables: Tables) -> None:
+    """Require that the application leaves the last word on shared names to the kernel.
+
+    :raise UklError: ``elf-symbol`` if it defines an unprefixed name other than weakly: the link of
+        vmlinux would find two definitions and name neither reason.
+    """
+    for symbol in obj.symbols:
+        if (
+            symbol.name in tables.unprefixed
+            and not symbol.undefined
+            and symbol.st_bind not in (abi.STB_WEAK, abi.STB_LOCAL)
+        ):
+            raise UklError(
+                "elf-symbol",
+                f"the application defines {symbol.name}, which is the kernel's as well",
+                hint="declare it weak, so that the kernel's definition takes its place",
+            )
+
+
 def prefixed(name: str, tables: Tables) -> str:
     """Return the name a symbol of the application has in vmlinux."""
     return name if name in tables.unprefixed else PREFIX + name
@@ -197,5 +216,10 @@ def prefix_symbols(symbols: Iterable[Symbol], tables: Tables) -> None:
     anything that is linked: both stay.
     """
     for symbol in symbols:
-        if symbol.st_type not in (abi.STT_SECTION, abi.STT_FILE):
+        if symbol.st_type in (abi.STT_SECTION, abi.STT_FILE):
+            continue
+        if symbol.st_bind == abi.STB_LOCAL:
+            # Seen by nobody else, whatever it is called.
+            symbol.name = PREFIX + symbol.name
+        else:
             symbol.name = prefixed(symbol.name, tables)

@@ -38,7 +38,11 @@ def read_object(path: Path) -> ObjectFile:
 
     :raise UklError: ``elf-format`` if the file is no sound x86-64 ET_REL object.
     """
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        _refuse(path, f"cannot be read: {error.strerror}", error)
+    with file:
         try:
             elf = ELFFile(file)
         except (ELFError, UnicodeDecodeError) as error:
@@ -112,6 +116,10 @@ def _read(path: Path, elf: Any) -> ObjectFile:
         if st_info & 0xF == abi.STT_SECTION:
             # One symbol a section is enough; those of tables (relocations…) have no referents.
             symbols.append(owner.symbol if owner else Symbol("", abi.STB_LOCAL, abi.STT_SECTION))
+            continue
+        if owner is None and 0 < index < len(types) and types[index] == abi.SHT_GROUP:
+            # g++ puts the signature of some groups (C5 constructors) there: a name, no place.
+            symbols.append(Symbol(name, abi.STB_LOCAL, abi.STT_NOTYPE))
             continue
         if owner is None and index not in (abi.SHN_UNDEF, abi.SHN_ABS, abi.SHN_COMMON):
             _refuse(path, f"has symbol {name} in section {index:#x}, which is none of the program")

@@ -142,7 +142,7 @@ def encode(obj: ObjectFile) -> bytes:
     symtab_index = 1 + len(obj.sections) + len(with_relocations)
     for section in with_relocations:
         rela = bytearray()
-        for relocation in sorted(section.relocations, key=lambda one: one.r_offset):
+        for relocation in section.relocations:
             number = _index(symbol_index, relocation.symbol, section.name)
             rela += abi.ELF64_RELA.pack(
                 relocation.r_offset, number << 32 | relocation.r_type, relocation.r_addend
@@ -170,9 +170,15 @@ def encode(obj: ObjectFile) -> bytes:
     shstrtab.add(".shstrtab")
     put(".shstrtab", abi.SHT_STRTAB, shstrtab.data)
 
+    e_ident = bytearray(abi.E_IDENT)
+    if any(
+        symbol.st_type == abi.STT_GNU_IFUNC or symbol.st_bind == abi.STB_GNU_UNIQUE
+        for symbol in obj.symbols
+    ) or any(section.sh_flags & SHF.SHF_GNU_RETAIN for section in obj.sections):
+        e_ident[abi.EI_OSABI] = abi.ELFOSABI_GNU
     body.extend(bytes(-len(body) % 8))
     body[: abi.ELF64_EHDR.size] = abi.ELF64_EHDR.pack(
-        abi.E_IDENT,
+        bytes(e_ident),
         abi.ET_REL,
         abi.EM_X86_64,
         1,  # EV_CURRENT

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ukl_build import proc
-from ukl_build.elf import access, contract, layout, names
+from ukl_build.elf import access, contract, layout, names, unwind
 from ukl_build.elf.access import Counts
 from ukl_build.elf.reader import read_object
 from ukl_build.elf.writer import encode, replace_file
@@ -62,6 +62,7 @@ def link_application(
     """
     for path in objects:
         access.check_input(read_object(path), path)
+    out.parent.mkdir(parents=True, exist_ok=True)
     group: list[str | Path] = ["--start-group", *libraries, "--end-group"]
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         linked = Path(folder) / out.name
@@ -109,6 +110,7 @@ def make_archive(
 
     dropped = layout.select_sections(obj)
     names.check_entry(obj)
+    names.check_unprefixed(obj, tables)
     layout.allot_commons(obj)
     names.drop_unreferenced(obj)
     ifuncs = access.make_ifunc_stubs(obj)
@@ -121,9 +123,10 @@ def make_archive(
     names.drop_unreferenced(obj)
     access.check_relocations(obj)
     layout.gather_sections(obj)
-    layout.check_eh_frame(obj)
+    functions = unwind.make_eh_frame_hdr(obj)
     names.prefix_symbols(obj.symbols, tables)
 
+    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         member = Path(folder) / MEMBER
         replace_file(member, encode(obj))
@@ -140,5 +143,5 @@ def make_archive(
         undefined=tuple(sorted(one.name for one in obj.symbols if one.undefined)),
         zeroed=zeroed,
         dropped=dropped,
-        counts=Counts(got_slots, tls_slots, ifuncs, relaxed, constants),
+        counts=Counts(got_slots, tls_slots, ifuncs, relaxed, constants, functions),
     )
