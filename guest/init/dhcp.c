@@ -246,10 +246,13 @@ static void ask(struct dhcp *dhcp)
 {
 	send_message(dhcp);
 	if (dhcp->state == SELECTING || dhcp->state == REQUESTING) {
-		/* Doubling up to 64 s with a random second, as 4.1 asks, but from 1 s, not 4. */
-		int64_t wait = 1000ll << (dhcp->tries < 6 ? dhcp->tries : 6);
+		/*
+		 * Doubling up to 64 s with a random part, as 4.1 asks, but from 0.25 s, not 4: the first
+		 * message is lost if the queue of the device is attached a moment after its carrier.
+		 */
+		int64_t wait = 250ll << (dhcp->tries < 8 ? dhcp->tries : 8);
 
-		dhcp->wake = now() + wait + (dhcp->tries ? random_number() % 1000 : 0);
+		dhcp->wake = now() + wait + random_number() % (uint32_t)(wait / 4);
 	} else {
 		/* 4.4.5: half of the time that is left, but at least a minute. */
 		bool renewing = dhcp->state == RENEWING;

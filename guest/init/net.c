@@ -7,7 +7,7 @@
 #include <linux/rtnetlink.h>
 
 /* From <linux/if.h> and <linux/if_arp.h>, which cannot be had without a libc. */
-enum { FLAG_UP = 0x1, FLAG_LOOPBACK = 0x8, FLAG_RUNNING = 0x40, ARPHRD_ETHER = 1 };
+enum { FLAG_UP = 0x1, FLAG_LOWER_UP = 0x10000, ARPHRD_ETHER = 1 };
 
 struct request {
 	struct nlmsghdr header;
@@ -92,8 +92,11 @@ static void look_at(const struct nlmsghdr *message, void *context)
 	if (message->nlmsg_type != RTM_NEWLINK || search->found)
 		return;
 	this.ethernet = info->ifi_type == ARPHRD_ETHER;
-	this.loopback = info->ifi_flags & FLAG_LOOPBACK;
-	this.running = info->ifi_flags & FLAG_RUNNING;
+	/*
+	 * Not IFF_RUNNING: that follows the operational state, which net/core/link_watch.c brings up to
+	 * date once a second at most, and the whole second was waited for (measured: 980 ms).
+	 */
+	this.carrier = info->ifi_flags & FLAG_LOWER_UP;
 	for (; RTA_OK(attribute, left); attribute = RTA_NEXT(attribute, left)) {
 		if (attribute->rta_type == IFLA_IFNAME && RTA_PAYLOAD(attribute) <= sizeof(this.name))
 			memcpy(this.name, RTA_DATA(attribute), RTA_PAYLOAD(attribute));
@@ -143,7 +146,7 @@ bool net_wait_carrier(const struct interface *interface, int64_t wait)
 	int64_t end = now() + wait;
 	struct interface state;
 
-	while (!find_once(interface->name, &state) || !state.running) {
+	while (!find_once(interface->name, &state) || !state.carrier) {
 		if (now() >= end)
 			return false;
 		pause_ms(2);

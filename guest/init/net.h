@@ -8,7 +8,7 @@
 struct interface {
 	char name[16]; /* IFNAMSIZ */
 	int index;
-	bool ethernet, loopback, running; /* running: the carrier is there */
+	bool ethernet, carrier;
 	uint8_t mac[6];
 };
 
