@@ -210,20 +210,23 @@ class Build:
         self.env = scons.Environment(
             tools=["gcc", "gas", "compilation_db"],
             ENV=dict(self.job.compiler.env),
-            CC=self.job.compiler.command,
             PRINT_CMD_LINE_FUNC=_print_command,
             UKL=self.job,
         )
+        # Not before: SCons asks the compiler for its version even if nothing is to be built, and
+        # ccache would make its folder for that.
+        self.env.Replace(CC=self.job.compiler.command)
         if values["cache_dir"]:
             self.env.CacheDir(values["cache_dir"])
 
     def declare(self) -> None:
         """Tell SCons about all files and targets."""
         job, layout = self.job, self.job.layout
-        scons.SConsignFile(str(layout.folder / "sconsign"))
         if not (scons.GetOption("no_exec") or scons.GetOption("clean")):
             _lock(layout.folder / "lock", job.reporter.say)
             _pass_signals_on()
+        # One for each application, so that two may be built at once.
+        scons.SConsignFile(str(layout.folder / "sconsign"))
         compiler = _value(toolchain.version_line())
         guest = _value(job.app.model_dump_json())
 
@@ -253,7 +256,7 @@ class Build:
             [*tree, *config, *archived, *initramfs, compiler],
         )
         described = self._stage("image", [layout.image], [guest, *kernel])
-        database = self._database(objects)
+        database = self._database()
         self.env.Clean(described, [str(layout.folder), str(layout.logs)])
         self.env.Alias("image", described)
         self.env.Default([*described, *database])
@@ -278,10 +281,11 @@ class Build:
             for node in self.env.Object(str(job.layout.objects / f"{name}.o"), str(folder / name))
         ]
 
-    def _database(self, objects: Sequence[Any]) -> Any:
+    def _database(self) -> Any:
         path = self.job.layout.folder / "compile_commands.json"
         database = self.env.CompilationDatabase(str(path))
-        self.env.Depends(database, [*objects, _value(self.env["CCFLAGS"])])
+        names = list(self.job.app.build.sources)
+        self.env.Depends(database, _value([names, list(self.env["CCFLAGS"])]))
         for node in database:
             # The tool has it rewritten each time; with prerequisites it need not be.
             node.set_always_build(0)
@@ -513,11 +517,13 @@ def _attach(root: Path, argv: Sequence[str]) -> int:
 
 
 def _qemu(job: Job, *words: str) -> int:
-    return _attach(job.root, ["-m", "ukl_build.run.cli", "--qemu", str(job.layout.image), *words])
+    return _attach(job.root, ["-m", "ukl_build.run.cli", "--qemu", str(job.layout.folder), *words])
 
 
 def _run(target: Any, source: Any, env: Any) -> int:
-    return _qemu(env["UKL"])
+    job: Job = env["UKL"]
+    ports = [f"{port.guest}:{port.guest}/{port.proto}" for port in job.app.guest.ports]
+    return _qemu(job, *(word for port in ports for word in ("-p", port)))
 
 
 def _smoke(target: Any, source: Any, env: Any) -> int:

@@ -537,6 +537,18 @@ class Changes:
 
         :raise UklError: ``patch-failed``, naming the patch and showing what was rejected.
         """
+        # What is changed gets the time of the rest, so that a tree that is made again after the
+        # cache was emptied is the same to make as well.  Another tree has another path.
+        status = (tree / "Makefile").stat()
+        self._apply(tree, log)
+        for parent, _, names in os.walk(tree):
+            for name in names:
+                path = f"{parent}/{name}"
+                if os.lstat(path).st_mtime_ns > status.st_mtime_ns:
+                    times = (status.st_atime_ns, status.st_mtime_ns)
+                    os.utime(path, ns=times, follow_symlinks=False)
+
+    def _apply(self, tree: Path, log: Path) -> None:
         for name, path in self.new:
             place = tree / name
             if place.exists():
