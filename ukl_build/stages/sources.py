@@ -140,7 +140,7 @@ def _find(recipe: LinuxRecipe, options: Options, cache: Cache, *, logs: Path, sa
     if options.folder is not None:
         return _from_folder(options.folder, options.sha256)
     failures: list[UklError] = []
-    upstream = _enabled(recipe.upstream, options)
+    upstream = enabled(recipe.upstream, options)
     if upstream is not None:
         try:
             return from_upstream(upstream, cache, say=say)
@@ -160,7 +160,7 @@ def _find(recipe: LinuxRecipe, options: Options, cache: Cache, *, logs: Path, sa
     return found
 
 
-def _enabled(place: UpstreamPlace | None, options: Options) -> UpstreamPlace | None:
+def enabled(place: UpstreamPlace | None, options: Options) -> UpstreamPlace | None:
     """Return the upstream place with the user's version and digest, or nothing without a digest."""
     if place is None:
         return None
@@ -213,7 +213,7 @@ def from_upstream(place: UpstreamPlace, cache: Cache, *, say: Say) -> Found:
     :raise UklError: ``source-corrupt`` or ``source-unavailable``.
     """
     url, expected = place.resolved_url, place.sha256
-    assert expected is not None  # _enabled() saw to it
+    assert expected is not None  # enabled() saw to it
     name = Path(urllib.parse.urlsplit(url).path).name
     origin = f"upstream {name}"
     cached = cache.download(expected, name)
@@ -246,7 +246,7 @@ def _from_debian(recipe: LinuxRecipe, cache: Cache, *, logs: Path, say: Say) -> 
     place = recipe.debian
     found, version = (
         _debian_cached(recipe, cache, say)
-        or _debian_installed(place, say)
+        or debian_installed(place, say)
         or _debian_apt(place, cache, logs=logs, say=say)
     )
     if not debian_version_in_series(version, recipe.series):
@@ -296,7 +296,8 @@ def _order(version: str) -> Version:
         return Version("0")
 
 
-def _debian_installed(place: DebianPlace, say: Say) -> tuple[Found, str] | None:
+def debian_installed(place: DebianPlace, say: Say) -> tuple[Found, str] | None:
+    """Return the file of an installed package and its version, if dpkg says that it is whole."""
     file = Path("/") / place.file
     if not file.is_file():
         return None
