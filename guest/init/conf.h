@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the init was told to do.  The format is described in docs/guest-init.md. */
+#ifndef UKL_INIT_CONF_H
+#define UKL_INIT_CONF_H
+
+#include "lib.h"
+
+#define CONF_FILE "/etc/ukl/init.conf"
+#define RUN_FILE "/etc/ukl/run.conf"
+
+enum {
+	MAX_WORDS = 1024, /* arguments, or environment strings, of one program */
+	MAX_JOBS = 512,
+	MAX_LIST = 64, /* sysctls, mounts, groups */
+	MAX_DNS = 3, /* MAXNS of resolv.conf(5) */
+	LIMITS = 16, /* RLIM_NLIMITS */
+};
+
+/* A NULL-terminated list of strings. */
+struct words {
+	char *v[MAX_WORDS + 1];
+	size_t n;
+};
+
+enum mode {
+	BEFORE, /* the next entry waits for its end */
+	BESIDE, /* started, and left running */
+	AFTER, /* once the application has ended by itself */
+	APPLICATION,
+};
+
+struct job {
+	const char *name;
+	enum mode mode;
+	bool any; /* a failure is none */
+	uint32_t uid, gid;
+	int64_t timeout; /* ms, 0: none */
+	char **argv;
+
+	int pid; /* 0: not running */
+	bool started;
+	int64_t deadline; /* when it is killed */
+};
+
+struct limit {
+	bool set;
+	uint64_t soft, hard;
+};
+
+struct conf {
+	const char *hostname, *app, *cwd, *interface;
+	struct words arg, env;
+	uint32_t uid, gid;
+	uint32_t groups[MAX_LIST];
+	size_t n_groups;
+	struct limit limits[LIMITS];
+	char *sysctl[MAX_LIST], *mount[MAX_LIST];
+	size_t n_sysctl, n_mount;
+	struct {
+		enum { IP_NONE, IP_DHCP, IP_STATIC } how;
+		uint32_t addr, prefix, router;
+	} ip;
+	uint32_t dns[MAX_DNS];
+	size_t n_dns;
+	int64_t dhcp_wait, stop_wait, entropy_wait; /* ms */
+	struct job jobs[MAX_JOBS];
+	size_t n_jobs;
+};
+
+extern struct conf conf;
+
+/*
+ * Reads CONF_FILE, RUN_FILE and the kernel's command line, in this order.  On a mistake says so and
+ * leaves its description in @wrong.
+ */
+bool conf_read(char *wrong, size_t size);
+
+#endif

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules of the house, each with its remedy in the message."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.project import ROOT
+from ukl_build.errors import CODES
+
+PACKAGE = sorted((ROOT / "ukl_build").rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Return the full names of all modules that a file imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def tracked() -> list[Path]:
+    """Return the files that git knows of, or would if they were added."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
+    if listed.returncode != 0:
+        pytest.skip("not a git repository")
+    names = [ROOT / name.decode() for name in listed.stdout.split(b"\0") if name]
+    return [path for path in names if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("library", "homes"),
+    [
+        ("kconfiglib", {"dotconfig.py"}),
+        ("menuconfig", {"dotconfig.py"}),
+        ("elftools", {"elf/"}),
+        ("lief", {"elf/"}),
+        ("SCons", {"scons_tool.py"}),
+        ("subprocess", {"proc.py", "run/"}),
+    ],
+)
+def test_a_library_has_one_home(library: str, homes: set[str]) -> None:
+    for path in PACKAGE:
+        name = str(path.relative_to(ROOT / "ukl_build"))
+        if any(name == home or (home.endswith("/") and name.startswith(home)) for home in homes):
+            continue
+        used = {module for module in imports(path) if module.split(".")[0] == library}
+        assert not used, f"{name} imports {used}: call a function of {homes} instead"
+
+
+def test_a_stage_imports_no_other_stage() -> None:
+    for path in (ROOT / "ukl_build" / "stages").glob("*.py"):
+        used = {name for name in imports(path) if name.startswith("ukl_build.stages.")}
+        assert not used, f"{path.name} imports {used}: read what the other stage wrote instead"
+
+
+def test_every_error_code_is_raised_and_every_one_raised_is_known() -> None:
+    # A code stands alone between quotes; docstrings have it between back-quotes.
+    text = "\n".join(p.read_text() for p in PACKAGE if p.name != "errors.py")
+    text += "\n".join(p.read_text() for p in (ROOT / "guest").rglob("*.py"))
+    unused = {code for code in CODES if f'"{code}"' not in text}
+    assert not unused, f"take them out of errors.CODES: {unused}"
+    raised = set(re.findall(r'UklError\(\s*"([a-z-]+)"', text))
+    assert raised <= CODES.keys(), f"add them to errors.CODES: {raised - CODES.keys()}"
+
+
+def test_every_file_of_code_says_its_licence() -> None:
+    suffixes = {".py", ".c", ".h", ".S", ".sh", ".toml", ".config", ".lds"}
+    names = {"SConstruct", "Makefile", "bootstrap", "run"}
+    for path in tracked():
+        if path.suffix in suffixes or path.name in names:
+            head = path.read_text(errors="replace")[:400]
+            assert "SPDX-License-Identifier: " in head, f"{path}: add an SPDX header"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["ruff", "check", "."],
+        ["ruff", "format", "--check", "."],
+        ["mypy"],
+    ],
+    ids=" ".join,
+)
+def test_the_linters_are_content(argv: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *argv], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recipes: what is built, from where, and what it needs to run.
+
+``recipes/NAME/recipe.toml`` holds one; the files and patches that belong to it stand beside it.
+Everything here is data and pure functions; reading a recipe is the only input.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+
+from ukl_build.errors import UklError
+from ukl_build.image import App, Init, Port, Protocol, Smoke
+from ukl_build.model import Model, nearest, parse_toml
+
+RECIPE_FILE = "recipe.toml"
+
+
+def _inside(text: str) -> str:
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise ValueError("must be a relative path that stays inside its folder")
+    return text
+
+
+RelativePath = Annotated[str, AfterValidator(_inside)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
+
+
+class Kind(StrEnum):
+    """What a recipe describes."""
+
+    APPLICATION = "application"
+    LINUX = "linux"
+
+
+class DebianPlace(Model):
+    """A file inside a Debian binary package; apt's signed index vouches for it."""
+
+    package: str = Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")
+    file: RelativePath
+    """Path inside the package, without the leading slash."""
+    tested: str
+    """Version of the package that was tested last; another one is a warning."""
+
+
+class UpstreamPlace(Model):
+    """A file at a URL; disabled without a digest that somebody computed from the real file."""
+
+    url: str = Field(pattern=r"^(https|file)://")
+    version: str
+    """Replaces ``{version}`` in the URL."""
+    sha256: Sha256 | None = None
+
+    @property
+    def resolved_url(self) -> str:
+        """The URL with the version filled in."""
+        return self.url.replace("{version}", self.version)
+
+
+class LinuxRecipe(Model):
+    """The kernel: where it comes from; ``files/`` and ``patches/`` beside it are applied to it."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    kind: Literal[Kind.LINUX]
+    name: Name
+    summary: str
+    licence: str
+    """SPDX expression."""
+    series: str = Field(pattern=r"^\d+\.\d+$")
+    """Accepted series: every version ``series.y``."""
+    debian: DebianPlace
+    upstream: UpstreamPlace | None = None
+
+
+class FolderSource(Model):
+    """Sources that are part of this project."""
+
+    folder: RelativePath
+    """Relative to the project's root."""
+
+
+class PlainBuild(Model):
+    """C files, each compiled by itself with the UKL flags and the ones here."""
+
+    system: Literal["plain"]
+    sources: tuple[RelativePath, ...] = Field(min_length=1)
+    cflags: tuple[str, ...] = ()
+
+
+class KconfigNeeds(Model):
+    """Fragments of kconfig/ beyond those that every image has."""
+
+    fragments: tuple[Name, ...] = ()
+
+
+class Limit(Model):
+    """A resource limit; ``None`` is no limit."""
+
+    soft: int | None = Field(default=None, ge=0)
+    hard: int | None = Field(default=None, ge=0)
+
+
+class Guest(Model):
+    """The virtual machine and the process in it."""
+
+    memory_mib: int = Field(default=256, ge=32)
+    cpus: int = Field(default=1, ge=1, le=64)
+    init: Init = Init.RING3
+    args: tuple[str, ...] = ()
+    """Arguments after ``argv[0]``."""
+    env: dict[str, str] = Field(default_factory=dict)
+    cmdline: tuple[str, ...] = ()
+    """Kernel parameters beyond those that every image has."""
+    ports: tuple[Port, ...] = ()
+    sysctl: dict[str, str] = Field(default_factory=dict)
+    """Name with dots, such as ``net.core.somaxconn``, and value."""
+    limits: dict[str, Limit] = Field(default_factory=dict)
+    """Resource in lower case without ``RLIMIT_``, such as ``nofile``."""
+    smoke: Smoke | None = None
+
+    @model_validator(mode="after")
+    def _smoke_port_is_open(self) -> Guest:
+        if self.smoke and Port(guest=self.smoke.port, proto=Protocol.TCP) not in self.ports:
+            raise ValueError(f"smoke.port {self.smoke.port} is not among the TCP ports")
+        return self
+
+
+class AppRecipe(Model):
+    """An application."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    kind: Literal[Kind.APPLICATION]
+    name: Name
+    summary: str
+    licence: str
+    """SPDX expression."""
+    source: FolderSource
+    build: PlainBuild
+    kconfig: KconfigNeeds = Field(default_factory=KconfigNeeds)
+    guest: Guest = Field(default_factory=Guest)
+
+    @property
+    def app(self) -> App:
+        """The process in the guest; ``argv[0]`` is its path, as a shell would have it."""
+        path = App.model_fields["path"].default
+        return App(path=path, argv=(path, *self.guest.args), env=self.guest.env)
+
+
+class _Head(Model):
+    """Just enough of a recipe to know which kind it is."""
+
+    model_config = ConfigDict(extra="ignore")
+    kind: Kind
+
+
+Recipe = AppRecipe | LinuxRecipe
+
+
+def load(folder: Path) -> Recipe:
+    """Read the recipe of a folder.
+
+    :raise UklError: ``recipe-invalid``, naming each key at fault.
+    :raise OSError: if it cannot be read.
+    """
+    path = folder / RECIPE_FILE
+    recipe: Recipe
+    match parse_toml(_Head, path, code="recipe-invalid").kind:
+        case Kind.APPLICATION:
+            recipe = parse_toml(AppRecipe, path, code="recipe-invalid")
+        case Kind.LINUX:
+            recipe = parse_toml(LinuxRecipe, path, code="recipe-invalid")
+    if recipe.name != folder.name:
+        raise UklError(
+            "recipe-invalid",
+            f"{path}: the name is {recipe.name!r}, the folder's is {folder.name!r}",
+            hint="give both the same name",
+        )
+    return recipe
+
+
+def names(recipes: Path, kind: Kind) -> list[str]:
+    """Return the sorted names of all recipes of one kind.
+
+    :raise UklError: ``recipe-invalid``.
+    """
+    found = sorted(path.parent for path in recipes.glob(f"*/{RECIPE_FILE}"))
+    return [
+        folder.name
+        for folder in found
+        if parse_toml(_Head, folder / RECIPE_FILE, code="recipe-invalid").kind is kind
+    ]
+
+
+def load_app(recipes: Path, name: str) -> AppRecipe:
+    """Read an application's recipe.
+
+    :raise UklError: ``app-unknown`` with the nearest name, or ``recipe-invalid``.
+    """
+    known = names(recipes, Kind.APPLICATION)
+    if name not in known:
+        raise UklError(
+            "app-unknown",
+            f"there is no application {name!r}{nearest(name, known)}",
+            hint=f"choose one of: {', '.join(known)}",
+        )
+    recipe = load(recipes / name)
+    assert isinstance(recipe, AppRecipe)  # names() looked at its kind
+    return recipe
+
+
+def load_linux(recipes: Path) -> LinuxRecipe:
+    """Read the kernel's recipe.
+
+    :raise UklError: ``recipe-invalid``.
+    """
+    recipe = load(recipes / "linux")
+    if not isinstance(recipe, LinuxRecipe):
+        raise UklError(
+            "recipe-invalid",
+            f"{recipes / 'linux'}: its kind is {recipe.kind.value!r}",
+            hint='the recipe named linux has kind = "linux"',
+        )
+    return recipe

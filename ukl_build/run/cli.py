@@ -1,0 +1,431 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``ukl-run``: start a unikernel, talk to it, stop it.
+
+What the guest says goes to standard output, what ukl-run says to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+
+from platformdirs import user_state_path
+
+from ukl_build import cpio, files
+from ukl_build.errors import Fault, UklError
+from ukl_build.image import Image, Init, Protocol, Smoke, load
+from ukl_build.initconf import RUN_CONF, render_overlay
+from ukl_build.model import nearest
+from ukl_build.run import accel
+from ukl_build.run.machine import Machine
+from ukl_build.run.outcome import EXIT_STATUS, Kind, Outcome
+from ukl_build.run.vm import Accel, Forward, Vm, from_image
+
+BUILD = Path("build")
+IMAGE_FILE = "image.json"
+
+KEPT_LOGS = 20
+"""Console logs of one application that are kept."""
+
+MAX_COMMAND_LINE = 2047
+"""COMMAND_LINE_SIZE of x86 without its NUL; the kernel cuts what is longer."""
+
+MAX_INIT_ARGS = 31
+"""CONFIG_INIT_ENV_ARG_LIMIT, 32 by default, less argv[0]; one more and the kernel panics."""
+
+_OUR_STATUSES: tuple[tuple[int, str], ...] = (
+    (Fault.USER, "what was asked for is wrong"),
+    (Fault.MACHINE, "this machine could not do it"),
+    (Fault.GUEST, "no answer, or a wrong one"),
+    (Fault.BUG, "an error of ukl-run itself"),
+    (126, "the application could not be started"),
+    (127, "its file was not found"),
+    (EXIT_STATUS[Kind.PANIC], "the guest's kernel panicked"),
+    (EXIT_STATUS[Kind.HANG], "still running when --timeout was over"),
+    (EXIT_STATUS[Kind.RESET], "reset or triple fault"),
+    (EXIT_STATUS[Kind.NO_STATUS], "ended without a status"),
+    (EXIT_STATUS[Kind.QEMU_FAILED], "QEMU failed"),
+    (EXIT_STATUS[Kind.STOPPED], "stopped, without a status"),
+)
+
+EXIT_STATUSES = "exit status: the application's own, 128+N if signal N killed it, or\n" + "".join(
+    f"  {status:3d}  {meaning}\n" for status, meaning in _OUR_STATUSES
+)
+
+EXAMPLES = """\
+examples:
+  ukl-run --qemu tcp_server -p 5555:5555       run build/tcp_server, Ctrl-C stops it
+  ukl-run --qemu tcp_server --smoke            ask it what its recipe asks, and stop it
+  ukl-run --qemu build/redis -p 0:6379 -- --save ''
+"""
+
+
+def say(text: str) -> None:
+    """Write a line for people."""
+    print(f"ukl-run: {text}", file=sys.stderr, flush=True)
+
+
+def forward(text: str) -> Forward:
+    """Parse ``HOST:GUEST`` with an optional ``/tcp`` or ``/udp``.
+
+    :raise argparse.ArgumentTypeError: if it is none.
+    """
+    ports, _, name = text.partition("/")
+    host, colon, guest = ports.partition(":")
+    try:
+        proto = Protocol(name or "tcp")
+        numbers = int(host), int(guest)
+    except ValueError:
+        numbers = (-1, -1)
+    if not colon or not (0 <= numbers[0] <= 65535 and 1 <= numbers[1] <= 65535):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not HOST:GUEST, such as 8080:80, 0:5555 (any free port) or 53:53/udp"
+        )
+    return Forward(numbers[0], numbers[1], proto)
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
+def _count(low: int, high: int, what: str) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if text.isdecimal() and low <= int(text) <= high:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what} between {low} and {high}")
+
+    return parse
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    made = argparse.ArgumentParser(
+        prog="ukl-run",
+        description="Run a unikernel in a virtual machine.",
+        epilog=EXAMPLES + "\n" + EXIT_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument(
+        "--qemu",
+        metavar="APP|DIR",
+        required=True,
+        help="an application that was built (build/APP), or the folder of an image.json",
+    )
+    made.add_argument(
+        "args", nargs="*", metavar="ARGS", help="after --: the application's arguments"
+    )
+    made.add_argument(
+        "-p",
+        dest="forwards",
+        metavar="HOST:GUEST",
+        type=forward,
+        action="append",
+        default=[],
+        help="forward a port of this machine; HOST 0 takes a free one, /udp after it for UDP",
+    )
+    made.add_argument(
+        "-m", dest="memory", metavar="MIB", type=_count(32, 1 << 20, "MiB"), help="memory"
+    )
+    made.add_argument("--cpus", metavar="N", type=_count(1, 64, "processors"), help="processors")
+    made.add_argument("--accel", choices=["auto", "kvm", "tcg"], default="auto")
+    made.add_argument(
+        "--timeout", metavar="S", type=_positive, help="seconds until a run counts as hung"
+    )
+    made.add_argument("--append", metavar="WORDS", default="", help="further kernel parameters")
+    made.add_argument("--log-file", metavar="FILE", type=Path, help="where the console goes")
+    made.add_argument(
+        "--smoke",
+        action="store_true",
+        help="ask what the recipe asks, compare the answer, stop; 0 if all went well",
+    )
+    return made
+
+
+def find_image(name: str, build: Path = BUILD) -> Path:
+    """Return the folder of an image.
+
+    :param name: an application's name or a folder.
+    :raise UklError: ``image-missing``.
+    """
+    given = Path(name)
+    for folder in (build / name, given):
+        if (folder / IMAGE_FILE).is_file():
+            return folder
+    if given.name == IMAGE_FILE and given.is_file():
+        return given.parent
+    known = sorted(path.parent.name for path in build.glob(f"*/{IMAGE_FILE}"))
+    built = f"; built are: {', '.join(known)}" if known else ""
+    raise UklError(
+        "image-missing",
+        f"there is no image of {name!r}: neither {build / name} nor {given} has an {IMAGE_FILE}"
+        f"{nearest(name, known)}{built}",
+        hint=f"build it: scons app={given.name}",
+    )
+
+
+def with_args(vm: Vm, image: Image, args: Sequence[str], scratch: Path) -> Vm:
+    """Return the machine with other arguments for its application.
+
+    An init of ours gets them in a file laid over the image, so that any character can be in them.
+    An application that is process 1 itself gets them from the kernel's command line.
+
+    :raise UklError: ``run-invalid`` if the kernel could not pass them on.
+    """
+    if image.init is Init.RING3:
+        argv = (image.app.argv[0], *args)
+        try:
+            overlay = cpio.archive([cpio.file(RUN_CONF, render_overlay(argv=argv))])
+        except ValueError as error:
+            raise UklError("run-invalid", str(error), hint="pass less") from error
+        initrd = scratch / "run.cpio"
+        initrd.write_bytes(overlay)
+        return replace(vm, initrd=initrd)
+    words = []
+    for arg in args:
+        if '"' in arg or "\n" in arg or not arg or not arg.isascii():
+            raise UklError(
+                "run-invalid",
+                f"the kernel's command line cannot carry the argument {arg!r} to process 1",
+                hint="use an image with our init, which passes on everything",
+            )
+        words.append(f'"{arg}"' if " " in arg or "\t" in arg else arg)
+    own = vm.cmdline[: vm.cmdline.index("--")] if "--" in vm.cmdline else vm.cmdline
+    if len(args) > MAX_INIT_ARGS:
+        raise UklError(
+            "run-invalid",
+            f"the kernel passes at most {MAX_INIT_ARGS} arguments to process 1",
+            hint="use an image with our init",
+        )
+    return replace(vm, cmdline=(*own, "--", *words))
+
+
+def with_parameters(vm: Vm, text: str) -> Vm:
+    """Return the machine with further kernel parameters, before ``--`` if there is one.
+
+    :raise UklError: ``run-invalid`` if the command line becomes too long.
+    """
+    end = vm.cmdline.index("--") if "--" in vm.cmdline else len(vm.cmdline)
+    extra = (text,) if text else ()
+    cmdline = (*vm.cmdline[:end], *extra, *vm.cmdline[end:])
+    if len(" ".join(cmdline)) > MAX_COMMAND_LINE:
+        raise UklError(
+            "run-invalid",
+            f"the kernel's command line is longer than {MAX_COMMAND_LINE} characters",
+            hint="shorten --append or the arguments",
+        )
+    return replace(vm, cmdline=cmdline)
+
+
+def console_path(name: str, asked: Path | None) -> Path:
+    """Return where the console goes; prunes old logs of the same application.
+
+    :raise OSError: if the folder cannot be made.
+    """
+    if asked is not None:
+        return asked
+    folder = user_state_path("ukl-build") / "console"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for old in sorted(folder.glob(f"{name}-*.log"))[:-KEPT_LOGS]:
+        old.unlink(missing_ok=True)
+    return folder / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+
+
+class _Asked(Exception):  # noqa: N818 - a request, no error
+    """Somebody asked us to stop, by a signal."""
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[None]:
+    """Turn SIGINT, SIGTERM and SIGHUP into :class:`_Asked`."""
+
+    def raise_asked(number: int, _: FrameType | None) -> None:
+        raise _Asked(signal.Signals(number).name)
+
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, raise_asked) for number in wanted]
+    try:
+        yield
+    finally:
+        for number, handler in zip(wanted, before, strict=True):
+            signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class _Run:
+    machine: Machine
+    image: Image
+    timeout: float | None
+
+
+def _write_out(data: bytes) -> None:
+    # A reader that went away (| head) must not end the machine's watcher.
+    with contextlib.suppress(BrokenPipeError, ValueError):
+        sys.stdout.buffer.write(data.replace(b"\r\n", b"\n"))
+        sys.stdout.buffer.flush()
+
+
+def _hang(run: _Run) -> Outcome:
+    outcome, registers = run.machine.give_up()
+    if outcome.kind is Kind.HANG and registers:
+        where = run.machine.console.with_suffix(".registers.txt")
+        files.write(where, registers)
+        say(f"the processors' registers are in {where}")
+    return outcome
+
+
+def _smoke(run: _Run, smoke: Smoke) -> int:
+    """Ask, compare, stop, and look at how it ended.
+
+    :raise UklError: for each way in which it is not well.
+    """
+    deadline = run.timeout or float(smoke.deadline_s)
+    start = time.monotonic()
+    answer = run.machine.ask(
+        smoke.port, smoke.send.encode(), smoke.expect.encode(), deadline_s=deadline
+    )
+    took = time.monotonic() - start
+    print(f"sent:     {smoke.send!r}")
+    print(f"received: {answer.decode('utf-8', 'backslashreplace')!r}", flush=True)
+    say(f"{run.image.name} answered after {took:.1f} s; stopping it")
+    outcome = run.machine.stop()
+    say(str(outcome))
+    # An application with no handler for it dies of the SIGTERM that the power button becomes.  One
+    # without our init cannot be asked, and is ended from outside.
+    stopped = outcome.kind is Kind.STOPPED and run.image.init is Init.DIRECT
+    ended = outcome == Outcome(Kind.EXITED, 0) or outcome == Outcome(Kind.SIGNALED, signal.SIGTERM)
+    if stopped or ended:
+        return 0
+    if outcome.by_itself:
+        return outcome.exit_status
+    raise run.machine.error(outcome)
+
+
+def _announce(run: _Run) -> None:
+    for port in run.machine.vm.forwards:
+        host = run.machine.host_port(port.guest, port.proto)
+        say(f"{port.address}:{host} leads to the guest's {port.proto} port {port.guest}")
+
+
+def _attend(run: _Run) -> int:
+    """Run until the application ends, the time is over, or somebody stops us."""
+    end = time.monotonic() + run.timeout if run.timeout else None
+    smoke = run.image.smoke
+    if smoke and any(forward.guest == smoke.port for forward in run.machine.vm.forwards):
+        deadline = min(run.timeout or smoke.deadline_s, smoke.deadline_s)
+        try:
+            run.machine.ask(
+                smoke.port, smoke.send.encode(), smoke.expect.encode(), deadline_s=deadline
+            )
+            say(f"{run.image.name} answers on port {run.machine.host_port(smoke.port)}")
+        except UklError as error:
+            # Other arguments may have given it another port or another answer; the run goes on.
+            if run.machine.outcome is None:
+                say(f"warning: {error.message}")
+    left = None if end is None else max(0.0, end - time.monotonic())
+    outcome = run.machine.wait(left) or _hang(run)
+    if outcome.by_itself:
+        if outcome != Outcome(Kind.EXITED, 0):
+            say(str(outcome))
+        return outcome.exit_status
+    raise run.machine.error(outcome)
+
+
+def _stop(run: _Run, why: str) -> int:
+    say(f"{why}: stopping {run.image.name}; once more ends it at once")
+    try:
+        outcome = run.machine.stop()
+    except _Asked:
+        outcome = run.machine.stop(polite_s=0)
+    say(str(outcome))
+    return outcome.exit_status
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what the command line asks for.
+
+    :return: the exit status.
+    :raise UklError: for everything that goes wrong.
+    """
+    folder = find_image(options.qemu)
+    image = load(folder / IMAGE_FILE)
+    forwards: list[Forward] = options.forwards
+    if options.smoke:
+        if image.smoke is None:
+            raise UklError(
+                "run-invalid", f"{image.name} has no smoke test", hint="add one to its recipe"
+            )
+        if not any(port.guest == image.smoke.port for port in forwards):
+            forwards = [*forwards, Forward(0, image.smoke.port)]
+    with tempfile.TemporaryDirectory(prefix="ukl-run-") as scratch, _stop_requests():
+        vm = from_image(image, folder.resolve())
+        if not (vm.kernel and vm.kernel.is_file()):
+            raise UklError(
+                "image-missing",
+                f"{folder / IMAGE_FILE} names the kernel {image.kernel}, which is not there",
+                hint=f"build it: scons app={image.name}",
+            )
+        if options.args:
+            vm = with_args(vm, image, options.args, Path(scratch))
+        vm = with_parameters(vm, options.append)
+        verdict = accel.choose(
+            options.accel,
+            state=user_state_path("ukl-build"),
+            boot_id=Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
+            cpuinfo=Path("/proc/cpuinfo").read_text(encoding="utf-8"),
+        )
+        vm = replace(
+            vm,
+            memory_mib=options.memory or vm.memory_mib,
+            cpus=options.cpus or vm.cpus,
+            accel=verdict.accel,
+            forwards=tuple(forwards),
+        )
+        console = console_path(image.name, options.log_file)
+        how = "KVM" if verdict.accel is Accel.KVM else "TCG (emulation)"
+        say(f"starting {image.name} under {how}, {verdict.why}; console log: {console}")
+        with Machine(vm, console=console) as machine:
+            this = _Run(machine, image, options.timeout)
+            try:
+                machine.start(on_console=None if options.smoke else _write_out)
+                _announce(this)
+                if options.smoke and image.smoke:
+                    return _smoke(this, image.smoke)
+                return _attend(this)
+            except _Asked as asked:
+                return _stop(this, str(asked))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the only place that prints errors."""
+    options = parser().parse_args(argv)
+    try:
+        return run(options)
+    except _Asked as asked:
+        say(f"{asked}: nothing was running yet")
+        return EXIT_STATUS[Kind.STOPPED]
+    except UklError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
+    except OSError as error:
+        print(f"error: {error.strerror}: {error.filename}", file=sys.stderr)
+        return Fault.MACHINE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

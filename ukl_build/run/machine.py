@@ -1,0 +1,543 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""A running virtual machine: QEMU started, watched over QMP, asked, stopped.
+
+The only place that starts QEMU.  Inside, everything is asyncio in a thread of its own; outside,
+:class:`Machine` is synchronous::
+
+    with Machine(vm, console=Path("console.log")) as machine:
+        machine.start()
+        answer = machine.ask(5555, b"hello\n", b"hello", deadline_s=60)
+        outcome = machine.stop()
+
+However the block is left, QEMU is gone afterwards; and if this process is killed, QEMU is killed
+with it (see :mod:`ukl_build.run.lifeline`).
+
+Nothing has a name in the file system: QMP and the status port are socket pairs, so there is no
+stale socket, no permission to get wrong, and two machines cannot meet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError, Runstate
+
+from ukl_build import proc
+from ukl_build.errors import UklError
+from ukl_build.image import Init, Protocol
+from ukl_build.run import lifeline, qemu
+from ukl_build.run.outcome import GuestError, Kind, Outcome, Record, classify
+from ukl_build.run.vm import Vm
+
+T = TypeVar("T")
+Event = dict[str, object]
+
+CONNECT_S = 30.0
+"""Seconds for QEMU to come up: to read its arguments and greet."""
+
+POLITE_S = 20.0
+"""Seconds that a guest is given to end after its power button was pressed: twice what its init
+gives the application between SIGTERM and SIGKILL."""
+
+FIRM_S = 5.0
+"""Seconds for each of quit, SIGTERM and SIGKILL to end QEMU."""
+
+ATTEMPT_S = (1.0, 8.0)
+"""Seconds, first and longest, that one attempt to get an answer takes."""
+
+CONSOLE_POLL_S = 0.05
+CONSOLE_TAIL = 64 * 1024
+"""Bytes of the console that a panic is looked for in."""
+
+MAX_WORDS = 64 * 1024
+MAX_EVENTS = 100_000
+"""A guest is not trusted: it cannot make us hold more than this."""
+
+INSTALL_QEMU = "install it; on Debian it is in the package qemu-system-x86"
+
+
+class _Session:
+    """The asyncio side; every method runs in the loop's thread."""
+
+    def __init__(self, vm: Vm, console: Path, program: Path) -> None:
+        self.vm = vm
+        self.console = console
+        self.program = program
+        self.process: asyncio.subprocess.Process | None = None
+        self.client = QMPClient("ukl-run")
+        self.listener = EventListener()
+        self.connected = False
+        self.gave_up = False
+        self.words = bytearray()
+        self.events: list[Event] = []
+        self.changed = asyncio.Condition()
+        self.outcome: Outcome | None = None
+        self.started_at = 0.0
+        self.tasks: list[asyncio.Task[None]] = []
+        self.end: asyncio.Task[Outcome] | None = None
+        self.follower: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        with contextlib.ExitStack() as ends:
+            qmp, qmp_end = socket.socketpair()
+            ends.enter_context(qmp_end)
+            status, status_end = socket.socketpair()
+            ends.enter_context(status_end)
+            # Ours before QEMU opens it: private, and there even if QEMU never gets that far.
+            os.close(os.open(self.console, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+            wiring = qemu.Wiring(qmp_end.fileno(), status_end.fileno(), self.console)
+            # -S: the guest runs from `cont` on, when events can be heard.  One that resets at once
+            # would be over before the greeting.
+            argv = [*qemu.argv(self.vm, wiring, program=str(self.program)), "-S"]
+            self.process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", lifeline.__file__, str(os.getpid()), *argv),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                env=dict(proc.BASE_ENV),
+                pass_fds=(wiring.qmp, wiring.status),
+                # Ctrl-C on the terminal is for us; we end QEMU in order.
+                start_new_session=True,
+            )
+        assert self.process.stderr is not None  # PIPE
+        self.tasks.append(asyncio.create_task(self._read_words(self.process.stderr)))
+        reader, writer = await asyncio.open_connection(sock=status)
+        self.tasks.append(asyncio.create_task(self._read_status(reader, writer)))
+        self.end = asyncio.create_task(self._watch())
+        self.client.register_listener(self.listener)
+        try:
+            await asyncio.wait_for(self.client.connect(qmp), CONNECT_S)
+            self.connected = True
+            self.started_at = time.monotonic()
+            await self.client.execute("cont")
+        except (QMPError, TimeoutError, OSError) as error:
+            if self.connected:
+                return  # the guest was so quick that `cont` was not answered any more
+            self._signal(signal.SIGKILL)
+            outcome = await self.end
+            raise GuestError(outcome, detail=self._said() or str(error)) from error
+
+    async def _read_words(self, stream: asyncio.StreamReader) -> None:
+        while data := await stream.read(4096):
+            self.words += data
+            del self.words[:-MAX_WORDS]
+
+    async def _read_status(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        try:
+            while True:
+                try:
+                    line = await reader.readline()
+                except ValueError:  # longer than the stream's limit
+                    continue
+                if not line:
+                    return
+                await self._take_status(line)
+        except ConnectionError:
+            pass  # QEMU was killed
+        finally:
+            writer.close()
+
+    async def _take_status(self, line: bytes) -> None:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            return
+        if isinstance(event, dict) and len(self.events) < MAX_EVENTS:
+            async with self.changed:
+                self.events.append(event)
+                self.changed.notify_all()
+
+    async def _watch(self) -> Outcome:
+        """Wait for QEMU's end, gather what it left behind and say what it means."""
+        assert self.process is not None
+        status = await self.process.wait()
+        # All that was written before the end is still in the sockets.
+        await asyncio.wait(self.tasks, timeout=FIRM_S)
+        if self.connected:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FIRM_S):
+                    while self.client.runstate == Runstate.RUNNING:
+                        await self.client.runstate_changed()
+        with contextlib.suppress(QMPError, EOFError, OSError):
+            await self.client.disconnect()
+        shutdown_reason: str | None = None
+        panicked = False
+        for message in self.listener.clear():
+            data = message.get("data")
+            if message["event"] == "SHUTDOWN" and isinstance(data, dict):
+                shutdown_reason = str(data.get("reason"))
+            panicked |= message["event"] == "GUEST_PANICKED"
+        self.outcome = classify(
+            Record(
+                init=self.vm.init,
+                qemu_status=status,
+                qemu_words=self._said(),
+                connected=self.connected,
+                events=tuple(self.events),
+                shutdown_reason=shutdown_reason,
+                panicked=panicked,
+                gave_up=self.gave_up,
+                console=self._console_tail(),
+            )
+        )
+        async with self.changed:
+            self.changed.notify_all()
+        return self.outcome
+
+    def _said(self) -> str:
+        return self.words.decode("utf-8", "backslashreplace")
+
+    def _console_tail(self) -> str:
+        with self.console.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - CONSOLE_TAIL))
+            return file.read().decode("utf-8", "backslashreplace")
+
+    def _signal(self, number: int) -> None:
+        if self.process is not None and self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(number)
+
+    async def wait(self, timeout_s: float | None) -> Outcome | None:
+        assert self.end is not None
+        done, _ = await asyncio.wait([self.end], timeout=timeout_s)
+        return self.end.result() if done else None
+
+    async def execute(self, command: str, arguments: dict[str, object]) -> object:
+        return await self.client.execute(command, arguments or None)
+
+    async def firm(self) -> Outcome:
+        """End QEMU: quit, terminate, kill."""
+        with contextlib.suppress(QMPError, TimeoutError, OSError):
+            async with asyncio.timeout(FIRM_S):
+                await self.client.execute("quit")
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if (outcome := await self.wait(FIRM_S)) is not None:
+                return outcome
+            self._signal(number)
+        assert self.end is not None
+        return await self.end
+
+    async def stop(self, polite_s: float) -> Outcome:
+        if self.vm.init is Init.RING3 and polite_s > 0:
+            with contextlib.suppress(QMPError, OSError):
+                await self.client.execute("system_powerdown")
+                if (outcome := await self.wait(polite_s)) is not None:
+                    return outcome
+        return await self.firm()
+
+    async def give_up(self) -> tuple[Outcome, str]:
+        """End a machine whose time is over; also return where its processors were."""
+        registers = ""
+        with contextlib.suppress(QMPError, TimeoutError, OSError):
+            async with asyncio.timeout(FIRM_S):
+                line: dict[str, object] = {"command-line": "info registers -a"}
+                registers = str(await self.client.execute("human-monitor-command", line))
+        assert self.end is not None
+        # A guest that ended meanwhile has not hung.
+        self.gave_up = not self.end.done() and self.process is not None
+        return await self.firm(), registers
+
+    async def wait_event(
+        self, wanted: Callable[[Event], bool], timeout_s: float | None
+    ) -> Event | None:
+        seen = 0
+        try:
+            async with asyncio.timeout(timeout_s), self.changed:
+                while True:
+                    for event in self.events[seen:]:
+                        if wanted(event):
+                            return event
+                    seen = len(self.events)
+                    if self.outcome is not None:
+                        return None
+                    await self.changed.wait()
+        except TimeoutError:
+            return None
+
+    async def follow(self, write: Callable[[bytes], object]) -> None:
+        """Pass on what appears on the console until the machine has ended."""
+        with self.console.open("rb") as file:
+            while True:
+                over = self.outcome is not None
+                while data := file.read(65536):
+                    write(data)
+                if over:
+                    return
+                await asyncio.sleep(CONSOLE_POLL_S)
+
+
+class Machine:
+    """A virtual machine, from its start to its end."""
+
+    def __init__(self, vm: Vm, *, console: Path) -> None:
+        """Prepare a machine; nothing runs yet.
+
+        :param console: file that takes the serial console, overwritten.
+        :raise UklError: ``tool-missing`` if there is no QEMU.
+        """
+        self.vm = vm
+        self.console = console
+        program = proc.which(qemu.PROGRAM, hint=INSTALL_QEMU)
+        self._loop = asyncio.new_event_loop()
+        # A daemon, so that an exception on its way out of the main thread is not held up; QEMU's
+        # life hangs on this thread's.
+        self._thread = threading.Thread(target=self._loop.run_forever, name="qemu", daemon=True)
+        self._thread.start()
+        self._session = self._call(self._make(program))
+        self._closed = False
+
+    async def _make(self, program: Path) -> _Session:
+        return _Session(self.vm, self.console, program)
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self, *, on_console: Callable[[bytes], object] | None = None) -> None:
+        """Start the machine.
+
+        :param on_console: called, in another thread, with what appears on the console.
+        :raise UklError: ``port-taken``.
+        :raise GuestError: if QEMU does not start, with its own words.
+        :raise OSError: if the console's file cannot be written.
+        """
+        self._check_ports()
+        self._call(self._session.start())
+        if on_console is not None:
+            self._call(self._follow(on_console))
+
+    async def _follow(self, write: Callable[[bytes], object]) -> None:
+        self._session.follower = asyncio.create_task(self._session.follow(write))
+
+    def _check_ports(self) -> None:
+        """Look for taken ports first; QEMU would only say that it could not set up a rule."""
+        for forward in self.vm.forwards:
+            kind = socket.SOCK_STREAM if forward.proto is Protocol.TCP else socket.SOCK_DGRAM
+            with socket.socket(socket.AF_INET, kind) as probe:
+                if forward.proto is Protocol.TCP:
+                    # As QEMU does: connections of an earlier run may still be in TIME_WAIT.
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((forward.address, forward.host))
+                    if forward.proto is Protocol.TCP:
+                        probe.listen()
+                except OSError as error:
+                    where = f"{forward.address}:{forward.host}/{forward.proto}"
+                    raise UklError(
+                        "port-taken",
+                        f"the host's port {where} cannot be listened on: {error.strerror}",
+                        hint="choose another one, or 0 for any free one",
+                    ) from error
+
+    @property
+    def pid(self) -> int:
+        """Process id of QEMU."""
+        assert self._session.process is not None
+        return self._session.process.pid
+
+    @property
+    def qemu_status(self) -> int | None:
+        """QEMU's own exit status, negated signal if one killed it; None while it runs."""
+        return None if self._session.process is None else self._session.process.returncode
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the machine ended; None while it runs."""
+        return self._session.outcome
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """What the guest's init has reported so far."""
+        return tuple(self._session.events)
+
+    def wait(self, timeout_s: float | None = None) -> Outcome | None:
+        """Wait for the machine's end.
+
+        :return: None if it still runs after ``timeout_s`` seconds.
+        """
+        return self._call(self._session.wait(timeout_s))
+
+    def wait_event(self, timeout_s: float | None = None, **wanted: object) -> Event | None:
+        """Wait for a report of the guest's init that has these keys and values.
+
+        :return: the first such report, also if it came before; None if the time is over or the
+            machine ended without it.
+        """
+
+        def fits(event: Event) -> bool:
+            return all(event.get(key) == value for key, value in wanted.items())
+
+        return self._call(self._session.wait_event(fits, timeout_s))
+
+    def qmp(self, command: str, **arguments: object) -> object:
+        """Execute a QMP command; dashes in names of arguments are written as underscores.
+
+        :raise qemu.qmp.ExecuteError: if QEMU refuses it.
+        :raise qemu.qmp.QMPError: if the machine has ended.
+        """
+        named = {name.replace("_", "-"): value for name, value in arguments.items()}
+        return self._call(self._session.execute(command, named))
+
+    def monitor(self, line: str) -> str:
+        """Execute a line of QEMU's human monitor, such as ``info tlb``, and return its output."""
+        return str(self.qmp("human-monitor-command", command_line=line))
+
+    def host_port(self, guest: int, proto: Protocol = Protocol.TCP) -> int:
+        """Return the host's port that leads to one of the guest.
+
+        Asked of QEMU, which has bound it: a free port that we had looked for could be taken by
+        somebody else before QEMU comes to it.
+
+        :raise UklError: ``internal`` if the port is not forwarded.
+        """
+        pattern = re.compile(
+            rf"{proto.value.upper()}\[HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s+\S+\s+{guest}\s"
+        )
+        found = pattern.search(self.monitor("info usernet"))
+        if found is None:
+            raise UklError(
+                "internal", f"port {guest}/{proto} of the guest is not forwarded", hint="report it"
+            )
+        return int(found.group(1))
+
+    def ask(self, guest_port: int, send: bytes, expect: bytes, *, deadline_s: float) -> bytes:
+        """Ask a question over a forwarded TCP port until it is answered.
+
+        A connection proves nothing, since QEMU's network accepts it before the guest listens: only
+        the answer counts.
+
+        :param expect: what the answer must begin with.
+        :param deadline_s: seconds from now.
+        :return: what came.
+        :raise UklError: ``guest-no-answer`` or ``guest-wrong-answer``.
+        :raise GuestError: if the machine ends meanwhile.
+        """
+        port = self.host_port(guest_port)
+        return self._call(self._ask(port, send, expect, deadline_s))
+
+    async def _ask(self, port: int, send: bytes, expect: bytes, deadline_s: float) -> bytes:
+        session = self._session
+        last = b""
+        try:
+            async with asyncio.timeout(deadline_s):
+                if self.vm.init is Init.RING3:
+                    # A connection that waits in QEMU for the guest's network to come up is retried
+                    # only after seconds.
+                    await session.wait_event(
+                        lambda event: event.get("job") == "app" or event.get("event") == "stopping",
+                        None,
+                    )
+                attempt_s = ATTEMPT_S[0]
+                while session.outcome is None:
+                    answer = await _attempt(port, send, expect, attempt_s)
+                    if answer.startswith(expect):
+                        return answer
+                    last = answer or last
+                    attempt_s = min(attempt_s * 1.5, ATTEMPT_S[1])
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            pass
+        if session.outcome is not None:
+            if session.outcome.by_itself:
+                raise UklError(
+                    "guest-no-answer",
+                    f"{session.outcome} before it answered",
+                    hint=f"read the console log {self.console}",
+                    detail=proc.tail(self.console),
+                )
+            raise self.error(session.outcome)
+        if last:
+            raise UklError(
+                "guest-wrong-answer",
+                f"the guest answered {last[:200]!r} where {expect!r} was expected",
+                hint="compare the application's answer with smoke.expect of its recipe",
+            )
+        raise UklError(
+            "guest-no-answer",
+            f"the guest did not answer within {deadline_s:g} s",
+            hint=f"look at the console log {self.console}, or give it more time with --timeout",
+            detail=proc.tail(self.console),
+        )
+
+    def error(self, outcome: Outcome) -> GuestError:
+        """Return the error of a failed outcome, with its evidence."""
+        if outcome.kind is Kind.QEMU_FAILED:
+            return GuestError(outcome, detail=self._session._said())
+        return GuestError(outcome, detail=f"{proc.tail(self.console)}\nconsole log: {self.console}")
+
+    def stop(self, *, polite_s: float = POLITE_S) -> Outcome:
+        """End the machine: power button, then quit, SIGTERM, SIGKILL.
+
+        :param polite_s: seconds for the guest to end by itself; 0 does not ask it.
+        """
+        return self._call(self._session.stop(polite_s))
+
+    def give_up(self) -> tuple[Outcome, str]:
+        """End a machine whose time is over.
+
+        :return: the outcome, and the processors' registers as they were.
+        """
+        return self._call(self._session.give_up())
+
+    def close(self) -> None:
+        """End QEMU if it still runs, at once, and give everything back; may be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._call(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _close(self) -> None:
+        session = self._session
+        if session.end is not None:
+            if not session.end.done():
+                session._signal(signal.SIGKILL)
+            await session.end
+        rest = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        await asyncio.wait(rest, timeout=1) if rest else None
+        for task in rest:
+            task.cancel()
+
+
+async def _attempt(port: int, send: bytes, expect: bytes, timeout_s: float) -> bytes:
+    """Connect, send, and read until the answer is there or cannot come any more."""
+    answer = b""
+    writer: asyncio.StreamWriter | None = None
+    try:
+        async with asyncio.timeout(timeout_s):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(send)
+            await writer.drain()
+            while len(answer) < len(expect) and (data := await reader.read(4096)):
+                answer += data
+    except (TimeoutError, OSError):
+        pass
+    finally:
+        if writer is not None:
+            writer.close()
+    return answer
+
+
+__all__ = ["Event", "ExecuteError", "Machine"]

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The description of a virtual machine, without a word of QEMU; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from ukl_build.image import Image, Init, Protocol
+
+LOCALHOST = "127.0.0.1"
+
+
+class Accel(StrEnum):
+    """What executes the guest's instructions."""
+
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A port of the host that leads to a port of the guest."""
+
+    host: int
+    """Port number; 0 takes a free one, see :meth:`Machine.host_port`."""
+    guest: int
+    proto: Protocol = Protocol.TCP
+    address: str = LOCALHOST
+    """IPv4 address of the host to listen on.  Only this machine's own by default: nobody expects
+    that a first try of a server opens it to the network."""
+
+
+@dataclass(frozen=True)
+class Drive:
+    """A raw disk image, attached as virtio-blk."""
+
+    path: Path
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class Vm:
+    """One virtual machine."""
+
+    name: str
+    kernel: Path | None = None
+    """A bzImage; without it the machine boots from its first drive."""
+    initrd: Path | None = None
+    """A cpio archive; laid over the one that is inside the kernel."""
+    cmdline: tuple[str, ...] = ()
+    """Kernel parameters."""
+    memory_mib: int = 256
+    cpus: int = 1
+    accel: Accel = Accel.TCG
+    cpu: str | None = None
+    """QEMU's CPU model; chosen by the accelerator if None."""
+    forwards: tuple[Forward, ...] = ()
+    network: bool = True
+    drives: tuple[Drive, ...] = ()
+    init: Init = Init.RING3
+    """Whether an init inside reports over the status port and knows the power button."""
+    extra: tuple[str, ...] = ()
+    """Further arguments for QEMU, such as ``-gdb`` or ``-icount``; they come last."""
+
+
+GUARD_PARAMETERS = {
+    # The console log is what a failure is explained from.
+    "console": "console=ttyS0",
+    # pvpanic reports a panic once its driver is there; one before that reboots at once, which
+    # -no-reboot turns into an end, and is told from other resets by the console.  Without this the
+    # kernel would stop in a loop and look like a hang.
+    "panic": "panic=-1",
+}
+"""Kernel parameters that ukl-run relies on; added unless the command line has them already."""
+
+
+def guarded(cmdline: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a command line with what ukl-run relies on in front of ``--``."""
+    end = cmdline.index("--") if "--" in cmdline else len(cmdline)
+    names = {word.partition("=")[0] for word in cmdline[:end]}
+    added = tuple(word for name, word in GUARD_PARAMETERS.items() if name not in names)
+    return added + cmdline
+
+
+def from_image(image: Image, folder: Path) -> Vm:
+    """Return the machine that an image asks for.
+
+    :param folder: where its image.json is.
+    """
+    return Vm(
+        name=image.name,
+        kernel=folder / image.kernel,
+        cmdline=guarded(image.cmdline),
+        memory_mib=image.memory_mib,
+        cpus=image.cpus,
+        drives=tuple(Drive(folder / disk.path, disk.read_only) for disk in image.disks),
+        init=image.init,
+    )
