@@ -218,6 +218,79 @@ bool ukl_access_ok(unsigned long addr, unsigned long size)
 }
 EXPORT_SYMBOL(ukl_access_ok);
 
+/*
+ * get_user_pages() knows of memory without a VMA: the gate area, which every
+ * user of VMAs has to ask for.  The application's part of the image is it.
+ */
+static const char *ukl_vma_name(struct vm_area_struct *vma)
+{
+	return "[ukl]";
+}
+
+static const struct vm_operations_struct ukl_vma_ops = {
+	.name = ukl_vma_name,
+};
+
+static struct vm_area_struct ukl_vma = {
+	.vm_flags	= VM_READ | VM_WRITE,
+	.vm_ops		= &ukl_vma_ops,
+};
+
+struct vm_area_struct *get_gate_vma(struct mm_struct *mm)
+{
+	return mm && mm_is_ukl(mm) ? &ukl_vma : NULL;
+}
+
+int in_gate_area(struct mm_struct *mm, unsigned long addr)
+{
+	return mm && mm_is_ukl(mm) && ukl_range_end(addr);
+}
+
+/* No kprobes here: the application would take the breakpoints for its own. */
+int in_gate_area_no_mm(unsigned long addr)
+{
+	return ukl_text_address(addr);
+}
+
+/**
+ * ukl_is_private() - is an address private data of the application?
+ * @mm:		an address space
+ * @addr:	an address
+ */
+bool ukl_is_private(struct mm_struct *mm, unsigned long addr)
+{
+	return mm && mm_is_ukl(mm) && ukl_data_address(addr);
+}
+
+/**
+ * ukl_get_gate_page() - get_gate_page() for the application's memory
+ * @mm:		an address space of the application
+ * @addr:	an address in_gate_area()
+ * @gup_flags:	FOLL_*
+ * @page:	where to store the page, or NULL
+ *
+ * Return: 0, -EFAULT for writing to text and constants, -ENOMEM.
+ */
+int ukl_get_gate_page(struct mm_struct *mm, unsigned long addr,
+		      unsigned int gup_flags, struct page **page)
+{
+	struct page *p;
+
+	if (ukl_data_address(addr))
+		p = pte_page(*pte_offset_kernel(ukl_pmd(mm->context.ukl, addr), addr));
+	else if (gup_flags & FOLL_WRITE)
+		return -EFAULT;
+	else
+		p = virt_to_page((void *)addr);
+
+	if (!page)
+		return 0;
+	if (!try_grab_page(p, gup_flags))
+		return -ENOMEM;
+	*page = p;
+	return 0;
+}
+
 /**
  * ukl_mm_create() - give an address space the application's private data
  * @mm:		the address space, which nobody runs on yet
@@ -284,6 +357,9 @@ void ukl_hide_data(void)
 	for (addr = start; addr < end; addr += PMD_SIZE)
 		pmd_clear(pmd_off_k(addr));
 	flush_tlb_all();
+	ukl_vma.vm_start = start;
+	ukl_vma.vm_end = (unsigned long)__ukl_data_end;
+	ukl_vma.vm_page_prot = PAGE_SHARED;
 	ukl_data_hidden = true;
 
 	/* .bss has no initial contents to keep. */
