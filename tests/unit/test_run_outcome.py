@@ -60,6 +60,18 @@ def test_an_application_that_is_not_started_ends_as_in_a_shell(errno: int, statu
     assert f"exec /UKL (errno {errno})" in str(outcome)
 
 
+def test_a_job_that_may_fail_is_no_failure() -> None:
+    failed: Event = {"event": "failed", "job": "job0", "step": "exec", "errno": 2}
+    assert ring3(failed, STARTED, exited(code=0), DONE) == Outcome(Kind.EXITED, 0)
+    assert ring3(failed, DONE) == Outcome(Kind.EXITED, 0)
+    assert ring3(failed, STARTED).kind is Kind.NO_STATUS
+
+
+def test_an_init_without_a_configuration_has_started_nothing() -> None:
+    failed: Event = {"event": "failed", "job": "init", "step": "config", "errno": 22, "what": "x"}
+    assert ring3(failed) == Outcome(Kind.NOT_STARTED, 22, "init: config x (errno 22)")
+
+
 def test_a_power_off_without_a_word_is_no_success() -> None:
     assert ring3().kind is Kind.NO_STATUS
     assert ring3(STARTED).kind is Kind.NO_STATUS

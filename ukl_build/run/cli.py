@@ -273,11 +273,24 @@ class _Run:
     timeout: float | None
 
 
-def _write_out(data: bytes) -> None:
-    # A reader that went away (| head) must not end the machine's watcher.
-    with contextlib.suppress(BrokenPipeError, ValueError):
-        sys.stdout.buffer.write(data.replace(b"\r\n", b"\n"))
-        sys.stdout.buffer.flush()
+class _Output:
+    """Standard output for the guest's console, whose lines end like those of a terminal."""
+
+    def __init__(self) -> None:
+        self._held = b""
+        self._open = True
+
+    def write(self, data: bytes) -> None:
+        data = self._held + data
+        # A line's end may be cut in two.
+        self._held = b"\r" if data.endswith(b"\r") else b""
+        data = data[: len(data) - len(self._held)].replace(b"\r\n", b"\n")
+        while data and self._open:
+            try:
+                # Not sys.stdout: what it holds back is an error at exit if the reader has gone.
+                data = data[os.write(1, data) :]
+            except OSError:  # it has (| head); the guest goes on
+                self._open = False
 
 
 def _hang(run: _Run) -> Outcome:
@@ -402,7 +415,7 @@ def run(options: argparse.Namespace) -> int:
         with Machine(vm, console=console) as machine:
             this = _Run(machine, image, options.timeout)
             try:
-                machine.start(on_console=None if options.smoke else _write_out)
+                machine.start(on_console=None if options.smoke else _Output().write)
                 _announce(this)
                 if options.smoke and image.smoke:
                     return _smoke(this, image.smoke)

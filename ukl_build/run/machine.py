@@ -60,6 +60,7 @@ CONSOLE_POLL_S = 0.05
 CONSOLE_TAIL = 64 * 1024
 """Bytes of the console that a panic is looked for in."""
 
+MAX_LINE = 400
 MAX_WORDS = 64 * 1024
 MAX_EVENTS = 100_000
 """A guest is not trusted: it cannot make us hold more than this."""
@@ -279,7 +280,8 @@ class _Session:
             while True:
                 over = self.outcome is not None
                 while data := file.read(65536):
-                    write(data)
+                    # In another thread: a slow reader (| less) must not keep this one from QMP.
+                    await asyncio.to_thread(write, data)
                 if over:
                     return
                 await asyncio.sleep(CONSOLE_POLL_S)
@@ -320,7 +322,8 @@ class Machine:
     def start(self, *, on_console: Callable[[bytes], object] | None = None) -> None:
         """Start the machine.
 
-        :param on_console: called, in another thread, with what appears on the console.
+        :param on_console: called, in another thread, with what appears on the console; closing
+            the machine waits until it has had everything.
         :raise UklError: ``port-taken``.
         :raise GuestError: if QEMU does not start, with its own words.
         :raise OSError: if the console's file cannot be written.
@@ -468,7 +471,7 @@ class Machine:
                     "guest-no-answer",
                     f"{session.outcome} before it answered",
                     hint=f"read the console log {self.console}",
-                    detail=proc.tail(self.console),
+                    detail=self._console_end(),
                 )
             raise self.error(session.outcome)
         if last:
@@ -481,14 +484,19 @@ class Machine:
             "guest-no-answer",
             f"the guest did not answer within {deadline_s:g} s",
             hint=f"look at the console log {self.console}, or give it more time with --timeout",
-            detail=proc.tail(self.console),
+            detail=self._console_end(),
         )
 
     def error(self, outcome: Outcome) -> GuestError:
         """Return the error of a failed outcome, with its evidence."""
         if outcome.kind is Kind.QEMU_FAILED:
             return GuestError(outcome, detail=self._session._said())
-        return GuestError(outcome, detail=f"{proc.tail(self.console)}\nconsole log: {self.console}")
+        return GuestError(outcome, detail=f"{self._console_end()}\nconsole log: {self.console}")
+
+    def _console_end(self) -> str:
+        """Return the console's last lines, none longer than a few of a terminal's."""
+        lines = proc.tail(self.console).splitlines()
+        return "\n".join(line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}…" for line in lines)
 
     def stop(self, *, polite_s: float = POLITE_S) -> Outcome:
         """End the machine: power button, then quit, SIGTERM, SIGKILL.
@@ -520,6 +528,8 @@ class Machine:
             if not session.end.done():
                 session._signal(signal.SIGKILL)
             await session.end
+        if session.follower is not None:
+            await session.follower
         rest = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         await asyncio.wait(rest, timeout=1) if rest else None
         for task in rest:

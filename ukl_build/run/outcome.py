@@ -188,10 +188,11 @@ def _number(event: dict[str, object], key: str) -> int | None:
 def _from_init(events: tuple[dict[str, object], ...]) -> Outcome | None:
     """Return what the init's reports say, None if they leave it open."""
     started = False
+    failed: Outcome | None = None
     for event in events:
         if event.get("event") == "failed":
             what = event.get("what") or event.get("path") or ""
-            return Outcome(
+            failed = Outcome(
                 Kind.NOT_STARTED,
                 _number(event, "errno") or 0,
                 f"{event.get('job')}: {event.get('step')} {what} (errno {event.get('errno')})",
@@ -204,11 +205,13 @@ def _from_init(events: tuple[dict[str, object], ...]) -> Outcome | None:
                 if (number := _number(event, "signal")) is not None:
                     return Outcome(Kind.SIGNALED, number)
         if event.get("event") == "stopping" and not started:
-            # Jobs alone, without an application, or one that kept it from being started.
+            # Jobs alone, without an application, or something kept it from being started; a job
+            # that failed and was allowed to is no reason.
             if event.get("ok") is True:
                 return Outcome(Kind.EXITED, 0)
-            return Outcome(Kind.NOT_STARTED, 0, str(event.get("why")))
-    return None
+            return failed or Outcome(Kind.NOT_STARTED, 0, str(event.get("why")))
+    # An init that cannot even read its configuration turns the power off without "stopping".
+    return None if started else failed
 
 
 def _from_console(console: str) -> Outcome | None:

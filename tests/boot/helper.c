@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+/* An ordinary ring-3 program that does in a guest what its first argument says. */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void file(const char *path)
+{
+	char text[4096];
+	FILE *in = fopen(path, "r");
+
+	while (in && fgets(text, sizeof(text), in))
+		printf("%s: %s", path, text);
+	if (in)
+		fclose(in);
+	else
+		printf("%s: errno %d\n", path, errno);
+}
+
+static void state(char **argv, char **envp)
+{
+	struct rlimit limit;
+	gid_t groups[16];
+	char text[256];
+	int n = getgroups(16, groups);
+	sigset_t mask;
+
+	for (int i = 0; argv[i]; i++)
+		printf("arg %d: <%s>\n", i, argv[i]);
+	for (int i = 0; envp[i]; i++)
+		printf("env: <%s>\n", envp[i]);
+	printf("ids: %d %d %d %d\n", getuid(), geteuid(), getgid(), getegid());
+	for (int i = 0; i < n; i++)
+		printf("group: %d\n", groups[i]);
+	printf("cwd: %s\n", getcwd(text, sizeof(text)));
+	gethostname(text, sizeof(text));
+	printf("hostname: %s\n", text);
+	getrlimit(RLIMIT_NOFILE, &limit);
+	printf("nofile: %ld %ld\n", (long)limit.rlim_cur, (long)limit.rlim_max);
+	getrlimit(RLIMIT_CORE, &limit);
+	printf("core: %ld %ld\n", (long)limit.rlim_cur, (long)limit.rlim_max);
+	sigprocmask(SIG_BLOCK, NULL, &mask);
+	for (int i = 1; i < 32; i++)
+		if (sigismember(&mask, i))
+			printf("blocked: %d\n", i);
+	printf("session: %d\n", getsid(0) == getpid());
+	for (int fd = 0; fd < 64; fd++)
+		if (fcntl(fd, F_GETFD) >= 0)
+			printf("fd: %d\n", fd);
+	file("/proc/mounts");
+	file("/proc/sys/net/core/somaxconn");
+	file("/etc/resolv.conf");
+	file("/proc/net/route");
+	file("/etc/passwd");
+}
+
+static void interfaces(void)
+{
+	struct if_nameindex *list = if_nameindex();
+	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+
+	for (struct if_nameindex *at = list; at && at->if_index; at++) {
+		struct ifreq request = { 0 };
+		struct sockaddr_in *addr = (struct sockaddr_in *)&request.ifr_addr;
+
+		strcpy(request.ifr_name, at->if_name);
+		ioctl(fd, SIOCGIFFLAGS, &request);
+		printf("%s: up %d\n", at->if_name, !!(request.ifr_flags & IFF_UP));
+		if (!ioctl(fd, SIOCGIFADDR, &request))
+			printf("%s: address %s\n", at->if_name, inet_ntoa(addr->sin_addr));
+		if (!ioctl(fd, SIOCGIFNETMASK, &request))
+			printf("%s: mask %s\n", at->if_name, inet_ntoa(addr->sin_addr));
+	}
+}
+
+static void zombies(void)
+{
+	DIR *proc = opendir("/proc");
+	struct dirent *entry;
+	int found = 0;
+
+	while ((entry = readdir(proc))) {
+		char path[300], text[512], *state;
+		FILE *in;
+
+		snprintf(path, sizeof(path), "/proc/%s/stat", entry->d_name);
+		if (atoi(entry->d_name) <= 0 || !(in = fopen(path, "r")))
+			continue;
+		state = fgets(text, sizeof(text), in) ? strrchr(text, ')') : NULL;
+		found += state && state[2] == 'Z';
+		fclose(in);
+	}
+	printf("zombies: %d\n", found);
+}
+
+/* Children of children, whose parents are gone: PID 1 inherits them. */
+static void orphans(int n)
+{
+	for (int i = 0; i < n; i++) {
+		if (fork() == 0) {
+			if (fork() == 0)
+				usleep(1000);
+			_exit(0);
+		}
+	}
+	while (wait(NULL) > 0)
+		;
+}
+
+static volatile sig_atomic_t asked;
+
+static void ask(int signal)
+{
+	(void)signal;
+	asked = 1;
+}
+
+static int serve(int port)
+{
+	struct sockaddr_in self = { .sin_family = AF_INET, .sin_port = htons(port) };
+	int one = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
+	struct sigaction action = { .sa_handler = ask }; /* no SA_RESTART: accept() returns */
+
+	sigaction(SIGTERM, &action, NULL);
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	if (bind(fd, (struct sockaddr *)&self, sizeof(self)) || listen(fd, 8))
+		return 1;
+	while (!asked) {
+		char text[4096];
+		int client = accept(fd, NULL, NULL);
+		ssize_t got;
+
+		while (client >= 0 && (got = read(client, text, sizeof(text))) > 0)
+			if (write(client, text, got) != got)
+				break;
+		if (client >= 0)
+			close(client);
+	}
+	printf("asked to end\n");
+	return 0;
+}
+
+int main(int argc, char **argv, char **envp)
+{
+	const char *what = argc > 1 ? argv[1] : "";
+	int number = argc > 2 ? atoi(argv[2]) : 0;
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	if (!strcmp(what, "exit"))
+		return number;
+	if (!strcmp(what, "say"))
+		return printf("said %s\n", argv[2]) < 0;
+	if (!strcmp(what, "signal"))
+		return kill(getpid(), number);
+	if (!strcmp(what, "state"))
+		state(argv, envp);
+	if (!strcmp(what, "interfaces"))
+		interfaces();
+	if (!strcmp(what, "orphans"))
+		orphans(number);
+	if (!strcmp(what, "zombies"))
+		zombies();
+	if (!strcmp(what, "file"))
+		file(argv[2]);
+	if (!strcmp(what, "kill"))
+		return kill(number, atoi(argv[3]));
+	if (!strcmp(what, "sleep"))
+		sleep(number);
+	if (!strcmp(what, "stubborn")) {
+		signal(SIGTERM, SIG_IGN);
+		printf("said stubborn\n");
+		for (;;)
+			pause();
+	}
+	if (!strcmp(what, "serve"))
+		return serve(number);
+	return 0;
+}
