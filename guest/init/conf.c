@@ -367,11 +367,11 @@ static bool read_lines(const char *path, char *wrong, size_t size)
 static bool read_command_line(char *wrong, size_t size)
 {
 	static char line[4096];
-	long length = read_file("/proc/cmdline", line, sizeof(line) - 1);
+	long length = read_file(COMMAND_LINE, line, sizeof(line) - 1);
 	char *at = line;
 
 	if (length < 0) {
-		say("cannot read /proc/cmdline (errno %d)", (int)-length);
+		say("cannot read " COMMAND_LINE " (errno %d)", (int)-length);
 		return true;
 	}
 	line[length] = '\0';

@@ -5,8 +5,12 @@
 
 #include "lib.h"
 
+/* A test gives it other files. */
+#ifndef CONF_FILE
 #define CONF_FILE "/etc/ukl/init.conf"
 #define RUN_FILE "/etc/ukl/run.conf"
+#define COMMAND_LINE "/proc/cmdline"
+#endif
 
 enum {
 	MAX_WORDS = 1024, /* arguments, or environment strings, of one program */

@@ -41,6 +41,8 @@ enum {
 	T1 = 58,
 	T2 = 59,
 	END = 255,
+
+	AFTER_REFUSAL = 5000, /* ms */
 };
 
 static uint32_t swap32(uint32_t value)
@@ -229,7 +231,7 @@ static void enter(struct dhcp *dhcp, int state)
 {
 	dhcp->state = state;
 	dhcp->tries = 0;
-	if (state == SELECTING || state == RENEWING) {
+	if (state != REQUESTING) { /* the others begin an exchange of their own */
 		dhcp->xid = random_number();
 		dhcp->asked_at = now();
 	}
@@ -317,7 +319,11 @@ static enum dhcp_news hear(struct dhcp *dhcp, const uint8_t *packet, size_t size
 			bool had = dhcp->state != REQUESTING;
 
 			enter(dhcp, SELECTING);
-			ask(dhcp);
+			/* A server that refuses what it has just offered must not be asked in a loop. */
+			if (had)
+				ask(dhcp);
+			else
+				dhcp->wake = now() + AFTER_REFUSAL;
 			return had ? DHCP_LOST : DHCP_NOTHING;
 		}
 		if (type != DHCP_ACK)

@@ -19,7 +19,7 @@
 #include "setup.h"
 #include "status.h"
 
-/* <asm/signal.h> cannot be had together with <linux/signalfd.h>'s users of a libc; POSIX names. */
+/* <asm/signal.h> has them as macros of these names without the underscore, and much else. */
 enum { SIG_INT = 2, SIG_KILL = 9, SIG_TERM = 15, SIG_CHLD = 17, SIG_BLOCK_ = 0, SIG_SETMASK_ = 2 };
 
 static struct job application = { .name = "app", .mode = APPLICATION };
@@ -90,7 +90,7 @@ __attribute__((noreturn)) static void child(const struct job *job, int report)
 	__builtin_unreachable();
 }
 
-static void stop(const char *why);
+static void stop(const char *why, bool ok);
 
 /* Starts a program; a failure counts as its end. */
 static bool start(struct job *job)
@@ -153,7 +153,7 @@ static void advance(void)
 			if (*conf.app && start(&application))
 				current = &application;
 			else if (*conf.app)
-				stop("the application cannot be started");
+				stop("the application cannot be started", false);
 			break;
 		}
 		next_job++;
@@ -161,7 +161,7 @@ static void advance(void)
 			continue;
 		if (!start(job)) {
 			if (!job->any)
-				stop("a job cannot be started");
+				stop("a job cannot be started", false);
 		} else if (job->mode == BEFORE) {
 			current = job;
 		}
@@ -173,7 +173,7 @@ static void advance(void)
 		struct job *job = &conf.jobs[next_job];
 
 		if (next_job == conf.n_jobs) {
-			stop("all is done");
+			stop("all is done", true);
 			break;
 		}
 		next_job++;
@@ -182,18 +182,19 @@ static void advance(void)
 		if (start(job))
 			current = job;
 		else if (!job->any)
-			stop("a job cannot be started");
+			stop("a job cannot be started", false);
 	}
 }
 
-static void stop(const char *why)
+/* @ok: everything that was to run has run, none of it was given up. */
+static void stop(const char *why, bool ok)
 {
 	if (phase == STOPPING)
 		return;
 	phase = STOPPING;
 	kill_at = now() + conf.stop_wait;
 	say("stopping: %s", why);
-	status("\"event\":\"stopping\",\"why\":%j", why);
+	status("\"event\":\"stopping\",\"why\":%j,\"ok\":%s", why, ok ? "true" : "false");
 	/*
 	 * First only what is waited for, so that an application finds its helpers alive while it shuts
 	 * down; the rest follows in finish().
@@ -222,7 +223,7 @@ static void ended(struct job *job, int how)
 		phase = RUN_AFTER;
 	} else if (failed && job->mode != APPLICATION && !job->any && phase != STOPPING) {
 		say("the job %s failed", job->name);
-		stop("a job failed");
+		stop("a job failed", false);
 	}
 }
 
@@ -382,9 +383,9 @@ static void take_signals(int signals)
 
 	while (SYS3(read, signals, &info, sizeof(info)) == sizeof(info)) {
 		if (info.ssi_signo == SIG_TERM)
-			stop("SIGTERM");
+			stop("SIGTERM", false);
 		if (info.ssi_signo == SIG_INT)
-			stop("Ctrl-Alt-Del");
+			stop("Ctrl-Alt-Del", false);
 	}
 }
 
@@ -396,22 +397,24 @@ __attribute__((noreturn)) static void loop(int signals, int acpi)
 			{ .fd = acpi, .events = POLLIN },
 			{ .fd = dhcp_on ? dhcp.fd : -1, .events = POLLIN },
 		};
-		int64_t deadline = kill_at, left;
+		int64_t deadline, left;
 
 		advance();
 		if (phase == STOPPING && !current)
 			finish();
-		earlier(&deadline, kill_at);
+		deadline = kill_at;
 		if (dhcp_on)
 			earlier(&deadline, dhcp.wake);
 		for (size_t i = 0; i < conf.n_jobs; i++)
 			if (conf.jobs[i].pid)
 				earlier(&deadline, conf.jobs[i].deadline);
-		left = deadline == FOREVER ? -1 : deadline - now();
-		SYS3(poll, fds, ARRAY_SIZE(fds), left < -1 ? 0 : left > 3600000 ? 3600000 : left);
+		left = deadline - now();
+		/* At least once an hour: poll() takes an int, and -1 of a time that is over is for ever. */
+		left = left < 0 ? 0 : left > 3600000 ? 3600000 : left;
+		SYS3(poll, fds, ARRAY_SIZE(fds), left);
 		take_signals(signals);
 		if (fds[1].revents && acpi_power_button(acpi))
-			stop("power button");
+			stop("power button", false);
 		if (dhcp_on)
 			step_dhcp();
 		reap();

@@ -72,15 +72,15 @@ def program(request: pytest.FixtureRequest, objects: Path) -> Path:
 
 
 @contextmanager
-def running(program: Path, *, files: int | None = None) -> Iterator[Server]:
-    """Run a server on a port of its own."""
+def running(program: Path, *, files: int | None = None, port: int = 0) -> Iterator[Server]:
+    """Run a server, on a port of its own unless one is given."""
 
     def limit() -> None:
         if files is not None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 
     process = subprocess.Popen(
-        [program, "0"],
+        [program, str(port)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=limit,  # noqa: PLW1509
     )  # fmt: skip
@@ -110,6 +110,25 @@ def exchange(connection: socket.socket, message: bytes) -> None:
         assert part, "the server closed the connection"
         received += part
     assert received == message
+
+
+def fill(connection: socket.socket, block: bytes) -> int:
+    """Send, and read nothing, until the buffers of both sides and the server's are full.
+
+    :param block: 251 numbers over and over, so that every part of what comes back is known.
+    :return: bytes sent.
+    """
+    connection.setblocking(False)
+    sent = quiet = 0
+    while quiet < 20:
+        try:
+            sent += connection.send(block[sent % 251 :][:60000])
+            quiet = 0
+        except BlockingIOError:
+            quiet += 1
+            time.sleep(0.01)
+        assert sent < 256 << 20, "the server goes on reading from a client that does not read"
+    return sent
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -182,21 +201,14 @@ def test_a_slow_reader_delays_nobody_and_loses_nothing(server: Server) -> None:
     """The server stops reading from a client that does not read, and serves the others."""
     block = bytes(range(251)) * 261
     with server.connect() as slow, server.connect() as other:
-        slow.setblocking(False)
-        sent = 0
-        quiet = 0
-        while quiet < 20:  # until both kernels' buffers and the server's are full
-            try:
-                sent += slow.send(block[sent % 251 :][:60000])
-                quiet = 0
-            except BlockingIOError:
-                quiet += 1
-                time.sleep(0.01)
+        sent = fill(slow, block)
         exchange(other, b"not delayed")
         slow.settimeout(10)
         received = bytearray()
         while len(received) < sent:
-            received += slow.recv(1 << 20)
+            part = slow.recv(1 << 20)
+            assert part, f"{len(received)} of {sent} bytes came back"
+            received += part
         assert received == (block * (sent // len(block) + 1))[:sent]
         exchange(slow, b"alive again")
     status = Path(f"/proc/{server.process.pid}/status").read_text()
@@ -251,16 +263,7 @@ def test_sigterm_answers_what_was_received(server: Server) -> None:
     """New connections are refused, a client that is owed data gets it, then exit 0."""
     with server.connect() as idle, server.connect() as owed:
         exchange(idle, b"before")
-        owed.setblocking(False)
-        sent = 0
-        quiet = 0
-        while quiet < 20:
-            try:
-                sent += owed.send(b"z" * 60000)
-                quiet = 0
-            except BlockingIOError:
-                quiet += 1
-                time.sleep(0.01)
+        sent = fill(owed, b"z" * 65511)
         server.process.send_signal(signal.SIGTERM)
         idle.settimeout(5)
         assert idle.recv(100) == b""
@@ -275,18 +278,43 @@ def test_sigterm_answers_what_was_received(server: Server) -> None:
     assert server.process.wait(5) == 0
 
 
+def test_a_client_that_goes_on_sending_still_gets_its_answers(server: Server) -> None:
+    """After the end (FIN) the socket is kept until all is acknowledged: closed, it would reset."""
+    with server.connect() as one:
+        sent = fill(one, b"z" * 65511)
+        server.process.send_signal(signal.SIGTERM)
+        one.settimeout(5)
+        received = 0
+        while received < sent * 3 // 4:
+            received += len(one.recv(4096))
+        time.sleep(0.5)
+        one.sendall(b"too late")
+        while part := one.recv(1 << 20):
+            received += len(part)
+        assert received >= sent
+    assert server.process.wait(6) == 0
+
+
 def test_sigterm_does_not_wait_for_ever(objects: Path) -> None:
     """A client that never reads is cut off after five seconds, and that is said."""
     with running(objects / "tcp_server") as server, server.connect() as one:
-        one.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            while True:
-                one.send(b"z" * 60000)
-                time.sleep(0.005)
-        time.sleep(0.1)
+        fill(one, b"z" * 65511)
         begin = time.monotonic()
         assert server.end() == (0, "tcp_server: clients cut off: 1\n")
         assert 4.5 < time.monotonic() - begin < 7
+
+
+def test_a_restart_finds_its_port_free(program: Path) -> None:
+    """Connections that the server ended are in TIME_WAIT, and do not keep the next one out."""
+    with running(program) as server:
+        one = server.connect()
+        exchange(one, b"first")
+        server.process.send_signal(signal.SIGTERM)
+        assert one.recv(100) == b""
+        one.close()
+        assert server.process.wait(5) == 0
+        with running(program, port=server.port) as again, again.connect() as other:
+            exchange(other, b"second")
 
 
 def test_what_cannot_be_started_says_why(program: Path, server: Server) -> None:

@@ -32,6 +32,8 @@ PROBE_STATUS = EXIT_VALUE << 1 | 1
 """QEMU's exit status when the probe's guest has come to its end (isa-debug-exit)."""
 
 SECTOR = 512
+DISK = 1 << 20
+"""Size of the probe's disk: SeaBIOS does not start from one with less than a cylinder."""
 
 PROBE_SECTOR = (
     bytes.fromhex(
@@ -70,19 +72,19 @@ def unusable(device: Path, cpuinfo: str) -> str | None:
     return None
 
 
-def probe() -> str | None:
-    """Run a small guest under KVM; return what went wrong, or None.
+def probe(using: Accel = Accel.KVM) -> str | None:
+    """Run a small guest; return what went wrong, or None.
 
     It goes through real mode, a timer interrupt while halted, and paged 64-bit mode, which is where
     set-ups that only seem to work get stuck.
     """
     with tempfile.TemporaryDirectory(prefix="ukl-kvm-") as folder:
         disk = Path(folder) / "probe.img"
-        disk.write_bytes(PROBE_SECTOR)
+        disk.write_bytes(PROBE_SECTOR.ljust(DISK, b"\0"))
         exit_device = f"isa-debug-exit,iobase={EXIT_PORT:#x},iosize=1"
         vm = Vm(
             name="kvm-probe",
-            accel=Accel.KVM,
+            accel=using,
             memory_mib=32,
             network=False,
             drives=(Drive(disk, read_only=True),),

@@ -27,7 +27,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -68,6 +67,10 @@ MAX_EVENTS = 100_000
 INSTALL_QEMU = "install it; on Debian it is in the package qemu-system-x86"
 
 
+def _monitor(line: str) -> tuple[str, dict[str, object]]:
+    return "human-monitor-command", {"command-line": line}
+
+
 class _Session:
     """The asyncio side; every method runs in the loop's thread."""
 
@@ -84,7 +87,7 @@ class _Session:
         self.events: list[Event] = []
         self.changed = asyncio.Condition()
         self.outcome: Outcome | None = None
-        self.started_at = 0.0
+        self.usernet = ""
         self.tasks: list[asyncio.Task[None]] = []
         self.end: asyncio.Task[Outcome] | None = None
         self.follower: asyncio.Task[None] | None = None
@@ -120,7 +123,9 @@ class _Session:
         try:
             await asyncio.wait_for(self.client.connect(qmp), CONNECT_S)
             self.connected = True
-            self.started_at = time.monotonic()
+            if self.vm.forwards:
+                # While the guest stands still, so that it cannot end before the answer.
+                self.usernet = str(await self.execute(*_monitor("info usernet")))
             await self.client.execute("cont")
         except (QMPError, TimeoutError, OSError) as error:
             if self.connected:
@@ -245,8 +250,7 @@ class _Session:
         registers = ""
         with contextlib.suppress(QMPError, TimeoutError, OSError):
             async with asyncio.timeout(FIRM_S):
-                line: dict[str, object] = {"command-line": "info registers -a"}
-                registers = str(await self.client.execute("human-monitor-command", line))
+                registers = str(await self.execute(*_monitor("info registers -a")))
         assert self.end is not None
         # A guest that ended meanwhile has not hung.
         self.gave_up = not self.end.done() and self.process is not None
@@ -400,7 +404,8 @@ class Machine:
 
     def monitor(self, line: str) -> str:
         """Execute a line of QEMU's human monitor, such as ``info tlb``, and return its output."""
-        return str(self.qmp("human-monitor-command", command_line=line))
+        command, arguments = _monitor(line)
+        return str(self._call(self._session.execute(command, arguments)))
 
     def host_port(self, guest: int, proto: Protocol = Protocol.TCP) -> int:
         """Return the host's port that leads to one of the guest.
@@ -413,7 +418,7 @@ class Machine:
         pattern = re.compile(
             rf"{proto.value.upper()}\[HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s+\S+\s+{guest}\s"
         )
-        found = pattern.search(self.monitor("info usernet"))
+        found = pattern.search(self._session.usernet)
         if found is None:
             raise UklError(
                 "internal", f"port {guest}/{proto} of the guest is not forwarded", hint="report it"

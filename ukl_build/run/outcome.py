@@ -177,7 +177,7 @@ def signal_name(number: int) -> str:
 
 
 _PANIC = re.compile(r"Kernel panic - not syncing: ?(.*)")
-_DIRECT_EXIT = re.compile(r"ukl: application (?:exited with status|was killed by signal) (\d+)")
+_DIRECT_EXIT = re.compile(r"ukl: application (?:exited with status|killed by signal) (\d+)")
 
 
 def _number(event: dict[str, object], key: str) -> int | None:

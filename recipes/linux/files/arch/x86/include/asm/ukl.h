@@ -44,6 +44,13 @@ void ukl_hide_data(void);
 #else /* CONFIG_UNIKERNEL_LINUX */
 #ifndef __ASSEMBLY__
 
+#include <linux/types.h>
+
+static inline bool ukl_access_ok(unsigned long addr, unsigned long size)
+{
+	return false;
+}
+
 static inline void ukl_hide_data(void) { }
 
 #endif

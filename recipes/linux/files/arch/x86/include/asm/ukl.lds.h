@@ -4,7 +4,8 @@
 /*
  * Where the application's sections go in vmlinux. The archive has nothing but
  * .ukl.* sections and no GOT or PLT of the linker's making, see
- * CONFIG_UKL_ARCHIVE_PATH.
+ * CONFIG_UKL_ARCHIVE_PATH.  Its symbols begin with "ukl.", which no C name does;
+ * those it may leave undefined are here.
  */
 #ifdef CONFIG_UNIKERNEL_LINUX
 
@@ -13,17 +14,14 @@
 	. = ALIGN(PAGE_SIZE);						\
 	.ukl_text : AT(ADDR(.ukl_text) - LOAD_OFFSET) {			\
 		__ukl_text_start = .;					\
+		ukl.__executable_start = .;				\
 		*(.ukl.text .ukl.text.*)				\
+		ukl._etext = .;						\
+		ukl.etext = .;						\
+		ukl.__etext = .;					\
 		. = ALIGN(PAGE_SIZE);					\
 		__ukl_text_end = .;					\
 	} :text = 0xcccc
-
-#define UKL_ARRAY(name)							\
-	. = ALIGN(8);							\
-	ukl.__##name##_start = .;					\
-	KEEP(*(SORT_BY_INIT_PRIORITY(.ukl.name.*)))			\
-	KEEP(*(.ukl.name))						\
-	ukl.__##name##_end = .;
 
 /* In front of __end_rodata. */
 #define ARCH_RO_DATA							\
@@ -32,20 +30,13 @@
 		__ukl_rodata_start = .;					\
 		*(.ukl.rodata .ukl.rodata.*)				\
 		. = ALIGN(8);						\
-		*(.ukl.data.rel.ro .ukl.data.rel.ro.*)			\
-		UKL_ARRAY(preinit_array)				\
-		UKL_ARRAY(init_array)					\
-		UKL_ARRAY(fini_array)					\
+		*(.ukl.preinit_array .ukl.init_array .ukl.fini_array)	\
+		*(.ukl.irelative)					\
+		. = ALIGN(8);						\
+		*(.ukl.eh_frame .ukl.eh_frame.*)			\
+		*(.ukl.gcc_except_table .ukl.gcc_except_table.*)	\
 		. = ALIGN(8);						\
 		UKL_TLS_ALIGN						\
-		__ukl_irelative_start = .;				\
-		*(.ukl.irelative)					\
-		__ukl_irelative_end = .;				\
-		. = ALIGN(8);						\
-		__ukl_eh_frame_start = .;				\
-		*(.ukl.eh_frame .ukl.eh_frame.*)			\
-		__ukl_eh_frame_end = .;					\
-		*(.ukl.gcc_except_table .ukl.gcc_except_table.*)	\
 		. = ALIGN(PAGE_SIZE);					\
 		__ukl_rodata_end = .;					\
 	}
@@ -76,6 +67,8 @@
  * out of the kernel's page tables at boot, see arch/x86/mm/ukl.c. The pages
  * of the image stay behind as the initial contents. Directly in front of the
  * kernel's .bss, so that .ukl_bss needs no room in the file.
+ *
+ * .data.rel.ro is among it: a C library writes there until its start is over.
  */
 #define UKL_DATA							\
 	. = ALIGN(HPAGE_SIZE);						\
@@ -83,11 +76,16 @@
 		__ukl_data_start = .;					\
 		*(.ukl.data .ukl.data.*)				\
 		. = ALIGN(16);						\
+		ukl._edata = .;						\
+		ukl.edata = .;						\
 		__ukl_data_file_end = .;				\
 	}								\
 	UKL_TLS_DATA							\
 	.ukl_bss (NOLOAD) : AT(ADDR(.ukl_bss) - LOAD_OFFSET) {		\
+		ukl.__bss_start = .;					\
 		*(.ukl.bss .ukl.bss.*)					\
+		ukl._end = .;						\
+		ukl.end = .;						\
 		. = ALIGN(PAGE_SIZE);					\
 		__ukl_data_end = .;					\
 	} :init								\

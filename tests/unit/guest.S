@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A guest that ends in one chosen way, started by QEMU as a multiboot kernel in place of Linux: a
+ * machine's whole life takes a third of a second.  -DEND=… chooses, -DTEXT=… is said first.
+ */
+#ifndef TEXT
+#define TEXT ""
+#endif
+
+	.section .text
+	.globl	_start
+	.balign	4
+	.long	0x1badb002, 0, -0x1badb002	/* multiboot header */
+
+_start:
+	mov	$0x80000, %esp
+	mov	$text, %esi
+	call	say
+	jmp	END
+
+say:	mov	$0x3fd, %dx
+1:	in	%dx, %al
+	test	$0x20, %al			/* transmitter empty */
+	jz	1b
+	lodsb
+	test	%al, %al
+	jz	2f
+	mov	$0x3f8, %dx
+	out	%al, %dx
+	jmp	say
+2:	ret
+
+power_off:				/* PM1a_CNT of q35: SLP_EN, S5 */
+	mov	$0x604, %dx
+	mov	$0x2000, %ax
+	out	%ax, %dx
+	jmp	halt
+
+reset:	mov	$0xcf9, %dx
+	mov	$6, %al
+	out	%al, %dx
+halt:	cli
+1:	hlt
+	jmp	1b
+
+spin:	jmp	spin
+
+triple_fault:
+	lidt	no_idt
+	int3
+
+panic:					/* look for pvpanic-pci (1b36:0011) on bus 0 */
+	mov	$0x80000000, %ebx
+1:	mov	%ebx, %eax
+	mov	$0xcf8, %dx
+	out	%eax, %dx
+	mov	$0xcfc, %dx
+	in	%dx, %eax
+	cmp	$0x00111b36, %eax
+	je	2f
+	add	$0x800, %ebx		/* the next device */
+	cmp	$0x80010000, %ebx
+	jne	1b
+	jmp	halt
+2:	lea	0x10(%ebx), %eax	/* BAR 0 */
+	mov	$0xcf8, %dx
+	out	%eax, %dx
+	mov	$0xcfc, %dx
+	in	%dx, %eax
+	and	$-16, %eax
+	movb	$1, (%eax)		/* PVPANIC_PANICKED */
+	jmp	halt
+
+no_idt:	.word	0
+	.long	0
+text:	.asciz	TEXT

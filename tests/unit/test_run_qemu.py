@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From an image to QEMU's argument list."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ukl_build.image import App, Disk, Image, Init, Protocol
+from ukl_build.run.qemu import Wiring, argv
+from ukl_build.run.vm import Accel, Drive, Forward, Vm, from_image, guarded
+
+WIRING = Wiring(qmp=5, status=6, console=Path("/logs/console.log"))
+
+
+def option(vm: Vm, name: str) -> list[str]:
+    """Return all values of an option, in order."""
+    words = argv(vm, WIRING)
+    return [words[at + 1] for at, word in enumerate(words) if word == name]
+
+
+def test_an_image_becomes_a_machine() -> None:
+    image = Image(
+        name="app",
+        kernel="app.bzImage",
+        cmdline=("console=ttyS0", "quiet"),
+        memory_mib=96,
+        cpus=2,
+        init=Init.DIRECT,
+        app=App(argv=("/UKL",)),
+        disks=(Disk(path="disk.img", read_only=True),),
+    )
+    assert from_image(image, Path("/b/app")) == Vm(
+        name="app",
+        kernel=Path("/b/app/app.bzImage"),
+        cmdline=("panic=-1", "console=ttyS0", "quiet"),
+        memory_mib=96,
+        cpus=2,
+        drives=(Drive(Path("/b/app/disk.img"), read_only=True),),
+        init=Init.DIRECT,
+    )
+
+
+def test_what_ukl_run_relies_on_is_added_once() -> None:
+    assert guarded(()) == ("console=ttyS0", "panic=-1")
+    assert guarded(("panic=5", "console=hvc0")) == ("panic=5", "console=hvc0")
+    # Behind -- they are words for process 1.
+    assert guarded(("quiet", "--", "panic=5")) == (
+        *("console=ttyS0", "panic=-1", "quiet", "--", "panic=5"),
+    )
+
+
+def test_the_kernels_parameters_are_one_argument() -> None:
+    vm = Vm("x", kernel=Path("/k"), cmdline=("a=1", 'b="c d"', "--", "e"))
+    assert option(vm, "-kernel") == ["/k"]
+    assert option(vm, "-append") == ['a=1 b="c d" -- e']
+
+
+def test_nothing_of_the_users_or_the_boards_defaults_gets_in() -> None:
+    words = argv(Vm("x"), WIRING)
+    assert {"-nodefaults", "-no-user-config", "-no-reboot"} <= set(words)
+
+
+def test_a_panic_is_reported() -> None:
+    assert "pvpanic-pci" in option(Vm("x"), "-device")
+    assert "panic=exit-failure" in option(Vm("x"), "-action")[0]
+
+
+def test_ports_are_forwarded_on_this_machine_only() -> None:
+    vm = Vm("x", forwards=(Forward(0, 5555), Forward(53, 54, Protocol.UDP)))
+    assert option(vm, "-netdev") == [
+        "user,id=net,hostfwd=tcp:127.0.0.1:0-:5555,hostfwd=udp:127.0.0.1:53-:54"
+    ]
+
+
+def test_a_machine_can_be_without_a_network() -> None:
+    words = " ".join(argv(Vm("x", network=False), WIRING))
+    assert "netdev" not in words
+    assert "virtio-net" not in words
+
+
+def test_drives_keep_their_order_and_their_protection() -> None:
+    vm = Vm("x", drives=(Drive(Path("/a,b.img")), Drive(Path("/c.img"), read_only=True)))
+    assert option(vm, "-drive") == [
+        "file=/a,,b.img,format=raw,if=none,id=disk0,readonly=off",
+        "file=/c.img,format=raw,if=none,id=disk1,readonly=on",
+    ]
+
+
+def test_the_cpu_follows_the_accelerator_unless_it_is_given() -> None:
+    assert option(Vm("x", accel=Accel.TCG), "-cpu") == ["max,-erms,-fsrm"]
+    assert option(Vm("x", accel=Accel.KVM), "-cpu") == ["host"]
+    assert option(Vm("x", cpu="qemu64,+smep"), "-cpu") == ["qemu64,+smep"]
+
+
+def test_further_arguments_come_last() -> None:
+    assert argv(Vm("x", extra=("-s", "-icount", "shift=0")), WIRING)[-3:] == [
+        *("-s", "-icount", "shift=0"),
+    ]
