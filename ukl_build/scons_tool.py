@@ -478,6 +478,8 @@ def _linux(job: Job) -> None:
 
 
 def _image(job: Job) -> None:
+    for line in plan.lacking(job.app):
+        job.reporter.say(f"warning: {line}")
     image.describe(job.app, job.layout.kernel, job.layout.image)
 
 

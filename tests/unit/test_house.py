@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.project import ROOT
+from ukl_build import scons_tool
 from ukl_build.errors import CODES
 
 PACKAGE = sorted((ROOT / "ukl_build").rglob("*.py"))
@@ -81,7 +82,28 @@ def test_every_file_of_code_says_its_licence() -> None:
     for path in tracked():
         if path.suffix in suffixes or path.name in names:
             head = path.read_text(errors="replace")[:400]
-            assert "SPDX-License-Identifier: " in head, f"{path}: add an SPDX header"
+            said = not head or "SPDX-License-Identifier: " in head
+            assert said, f"{path}: add an SPDX header"
+
+
+def test_the_readme_lists_every_variable_and_target() -> None:
+    text = (ROOT / "README.md").read_text()
+    for variable in scons_tool.variables(["x"]):
+        assert f"| `{variable.name}` |" in text, f"README.md: add {variable.name}"
+    for target in scons_tool.TARGETS[1:]:  # the first is the default
+        assert re.search(rf"^\| `scons (app=NAME )?{target.name}` \|", text, re.M), target.name
+
+
+def test_ci_runs_exactly_the_second_command_of_the_readme() -> None:
+    commands = re.findall(r"^    (\./bootstrap .*)$", (ROOT / "README.md").read_text(), re.M)
+    script = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert script[-1].endswith(f"exec {commands[1]}")
+
+
+def test_every_package_to_install_has_a_reason() -> None:
+    for line in (ROOT / "packages.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            assert len(line.split(None, 1)) == 2, f"packages.txt: why {line}?"
 
 
 @pytest.mark.parametrize(
