@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -308,6 +309,23 @@ def test_what_a_killed_build_left_is_removed(world: World) -> None:
     (left / "half").touch()
     world.prepare(world.mirror)
     assert not left.exists()
+
+
+def test_two_builds_do_not_fill_the_cache_at_once(world: World) -> None:
+    order: list[str] = []
+
+    def second() -> None:
+        with world.cache.locked(order.append):
+            order.append("second")
+
+    with world.cache.locked(world.said.append):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.3)
+        assert [line.split()[0] for line in order] == ["waiting"]
+        order.append("first ends")
+    thread.join(10)
+    assert order[1:] == ["first ends", "second"]
 
 
 def test_a_tree_made_again_has_the_same_times(world: World) -> None:
