@@ -122,8 +122,8 @@ def test_durations_of_the_last_run_are_shown(project: Project) -> None:
 
 def test_nothing_of_the_environment_reaches_the_compiler(project: Project, tmp_path: Path) -> None:
     trap = tmp_path / "include"
-    trap.mkdir()
-    (trap / "stdint.h").write_text("#error the environment was inherited\n")
+    (trap / "asm").mkdir(parents=True)
+    (trap / "asm" / "unistd.h").write_text("#error the environment was inherited\n")
     env = {**project.env(), "CPATH": str(trap), "CFLAGS": "-mistake", "MAKEFLAGS": "-mistake"}
     done = subprocess.run(
         project.argv(["app=hello", f"linux_src={project.root / 'dist'}"]),

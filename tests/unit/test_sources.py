@@ -135,6 +135,17 @@ def test_a_cached_file_that_is_damaged_is_named_removed_and_fetched_again(world:
     assert files.sha256(cached) == world.sha256
 
 
+def test_a_damaged_file_does_not_stay_in_the_cache_when_it_cannot_be_replaced(
+    world: World,
+) -> None:
+    world.prepare(sha256=world.sha256)
+    shutil.rmtree(world.cache.trees)
+    world.cache.download(world.sha256, NAME).write_bytes(b"damaged")
+    shutil.rmtree(world.mirror)
+    world.refuse("source-unavailable", lambda: world.prepare(sha256=world.sha256))
+    assert world.cached() == []
+
+
 def test_a_cached_package_is_used_without_asking_debian(world: World) -> None:
     place = world.cache.download(world.sha256, "nothing.tar.xz")
     place.parent.mkdir(parents=True)
