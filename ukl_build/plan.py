@@ -110,19 +110,13 @@ def cmdline(recipe: AppRecipe) -> tuple[str, ...]:
 
     With our init the application's arguments, environment, sysctls and limits are in the
     initramfs.  Without it the kernel's own parameters say as much of that as they can: an address
-    by DHCP, sysctls, arguments after ``--``, environment variables.
+    by DHCP, sysctls, arguments after ``--``, environment variables; :func:`lacking` has the rest.
 
     :raise UklError: ``recipe-invalid`` if something cannot be said without our init.
     """
     guest = recipe.guest
     if guest.init is Init.RING3:
         return (*CMDLINE, *guest.cmdline)
-    if guest.limits:
-        raise UklError(
-            "recipe-invalid",
-            f'{recipe.name}: limits cannot be set with init = "direct"',
-            hint='use init = "ring3", or leave the limits out',
-        )
     return (
         *CMDLINE,
         f"rdinit={recipe.app.path}",
@@ -134,6 +128,14 @@ def cmdline(recipe: AppRecipe) -> tuple[str, ...]:
         "--",
         *(_word(word) for word in guest.args),
     )
+
+
+def lacking(recipe: AppRecipe) -> list[str]:
+    """Return what of a recipe has no effect, for people."""
+    if recipe.guest.init is Init.DIRECT and recipe.guest.limits:
+        names = ", ".join(sorted(recipe.guest.limits))
+        return [f"limits are not set with init=direct: {names}"]
+    return []
 
 
 def _word(text: str) -> str:

@@ -105,18 +105,24 @@ def _main(root: Path, arguments: Sequence[tuple[str, str]], targets: Sequence[st
     if scons.GetOption("help"):
         return
     values = read_variables(known, arguments)
-    wanted = [target for target in TARGETS if target.name in targets]
+    alone = {target.name for target in TARGETS if not target.needs_app} & set(targets)
+    if alone:
+        if set(targets) - alone:
+            # Tests build images themselves, and would wait for the lock that we hold.
+            raise UklError(
+                "variable-invalid",
+                f"{', '.join(sorted(alone))} cannot be combined with other targets",
+                hint="run them one after the other",
+            )
+        _test_targets(root, values)
+        return
     if not values["app"]:
-        if targets and wanted and not any(target.needs_app for target in wanted):
-            _test_targets(root, values)
-            return
         raise UklError(
             "variable-invalid",
             "which application?",
             hint=f"give app=NAME, one of: {', '.join(apps)}; scons -h lists all there is",
         )
     Build(root, values).declare()
-    _test_targets(root, values)
 
 
 def read_variables(
@@ -478,6 +484,8 @@ def _linux(job: Job) -> None:
 
 
 def _image(job: Job) -> None:
+    for line in plan.lacking(job.app):
+        job.reporter.say(f"warning: {line}")
     image.describe(job.app, job.layout.kernel, job.layout.image)
 
 

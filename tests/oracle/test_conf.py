@@ -16,9 +16,6 @@ from ukl_build.cache import Cache
 from ukl_build.image import Init
 from ukl_build.stages import kconfig, linux, sources
 
-KNOWN: dict[str, str] = {}
-"""Options in which the two may differ, and why that does not matter."""
-
 COMPLETE = """\
 import sys
 from ukl_build import dotconfig
@@ -72,21 +69,13 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Kernel:
     return Kernel(tree, out, toolchain.compiler(cache.ccache))
 
 
-def differing(theirs: str, ours: str) -> list[str]:
-    return [
-        line
-        for line in linux.differences(theirs, ours)
-        if line.removeprefix("CONFIG_").partition(":")[0] not in KNOWN
-    ]
-
-
 @pytest.mark.parametrize(
     "target", ["x86_64_defconfig", "tinyconfig", "allnoconfig", "allmodconfig"]
 )
 def test_a_configuration_of_the_kernel_is_the_same_to_both(kernel: Kernel, target: str) -> None:
     theirs = kernel.conf(target)
     assert len(dotconfig.read_settings(theirs)) > 200
-    assert differing(theirs, kernel.ours(theirs)) == []
+    assert linux.differences(theirs, kernel.ours(theirs)) == []
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -98,7 +87,7 @@ def test_a_part_of_a_random_configuration_is_completed_alike(kernel: Kernel, see
     # CC_VERSION_TEXT and the like are no answers; 64BIT decides over everything else.
     part = "\n".join(["CONFIG_64BIT=y", *kept]) + "\n"
     theirs = kernel.conf("olddefconfig", part)
-    assert differing(theirs, kernel.ours(part)) == []
+    assert linux.differences(theirs, kernel.ours(part)) == []
 
 
 OURS = [

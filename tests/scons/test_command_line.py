@@ -56,6 +56,7 @@ def test_help_lists_every_variable_and_target(project: Project) -> None:
         (["app=hello", "fragments=nett"], "there is no fragment 'nett'; did you mean 'net'?"),
         ([], "which application?"),
         (["image"], "which application?"),
+        (["app=hello", "image", "test"], "test cannot be combined with other targets"),
     ],
 )
 def test_a_mistake_is_an_error_that_names_the_nearest(
@@ -121,8 +122,8 @@ def test_durations_of_the_last_run_are_shown(project: Project) -> None:
 
 def test_nothing_of_the_environment_reaches_the_compiler(project: Project, tmp_path: Path) -> None:
     trap = tmp_path / "include"
-    trap.mkdir()
-    (trap / "stdint.h").write_text("#error the environment was inherited\n")
+    (trap / "asm").mkdir(parents=True)
+    (trap / "asm" / "unistd.h").write_text("#error the environment was inherited\n")
     env = {**project.env(), "CPATH": str(trap), "CFLAGS": "-mistake", "MAKEFLAGS": "-mistake"}
     done = subprocess.run(
         project.argv(["app=hello", f"linux_src={project.root / 'dist'}"]),
@@ -161,5 +162,5 @@ def test_pytests_summary_is_the_last_line_of_the_target_test(
     tests = project.root / "tests"
     tests.mkdir()
     (tests / "test_it.py").write_text(f"def test_it() -> None:\n    {body}\n")
-    last = project.scons("test", status=status).splitlines()[-1]
+    last = project.scons("app=hello", "test", status=status).splitlines()[-1]
     assert re.search(r"\b1 (passed|failed)\b.* in [0-9.]+s", last)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.project import ROOT
+from ukl_build import scons_tool
 from ukl_build.errors import CODES
 
 PACKAGE = sorted((ROOT / "ukl_build").rglob("*.py"))
@@ -29,17 +31,13 @@ def imports(path: Path) -> set[str]:
 
 
 def tracked() -> list[Path]:
-    """Return the files that git knows of, or would if they were added."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        check=False,
-    )
-    if listed.returncode != 0:
-        pytest.skip("not a git repository")
-    names = [ROOT / name.decode() for name in listed.stdout.split(b"\0") if name]
-    return [path for path in names if path.is_file()]
+    """Return the project's files, without what is built or fetched."""
+    found = []
+    for parent, folders, names in os.walk(ROOT):
+        folders[:] = [name for name in folders if name not in ("build", "__pycache__")]
+        folders[:] = [name for name in folders if not name.startswith(".") or name == ".ci"]
+        found += [Path(parent) / name for name in names]
+    return found
 
 
 @pytest.mark.parametrize(
@@ -80,11 +78,32 @@ def test_every_error_code_is_raised_and_every_one_raised_is_known() -> None:
 
 def test_every_file_of_code_says_its_licence() -> None:
     suffixes = {".py", ".c", ".h", ".S", ".sh", ".toml", ".config", ".lds"}
-    names = {"SConstruct", "Makefile", "bootstrap", "run"}
+    names = {"SConstruct", "Makefile", "bootstrap", "run", "fresh-machine"}
     for path in tracked():
         if path.suffix in suffixes or path.name in names:
             head = path.read_text(errors="replace")[:400]
-            assert "SPDX-License-Identifier: " in head, f"{path}: add an SPDX header"
+            said = not head or "SPDX-License-Identifier: " in head
+            assert said, f"{path}: add an SPDX header"
+
+
+def test_the_readme_lists_every_variable_and_target() -> None:
+    text = (ROOT / "README.md").read_text()
+    for variable in scons_tool.variables(["x"]):
+        assert f"| `{variable.name}` |" in text, f"README.md: add {variable.name}"
+    for target in scons_tool.TARGETS[1:]:  # the first is the default
+        assert re.search(rf"^\| `scons (app=NAME )?{target.name}` \|", text, re.M), target.name
+
+
+def test_ci_runs_exactly_the_second_command_of_the_readme() -> None:
+    commands = re.findall(r"^    (\./bootstrap .*)$", (ROOT / "README.md").read_text(), re.M)
+    script = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert script[-1].endswith(f"exec {commands[1]}")
+
+
+def test_every_package_to_install_has_a_reason() -> None:
+    for line in (ROOT / "packages.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            assert len(line.split(None, 1)) == 2, f"packages.txt: why {line}?"
 
 
 @pytest.mark.parametrize(

@@ -108,13 +108,16 @@ def test_without_our_init_the_kernels_parameters_say_what_they_can(tmp_path: Pat
     )
 
 
-@pytest.mark.parametrize(
-    "guest", ["args = ['say \"hi\"']", "limits = { nofile = { soft = 1, hard = 1 } }"]
-)
-def test_what_kernel_parameters_cannot_say_is_refused(tmp_path: Path, guest: str) -> None:
+def test_an_argument_that_kernel_parameters_cannot_say_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UklError) as caught:
-        plan.cmdline(load(tmp_path, f'init = "direct"\n{guest}'))
+        plan.cmdline(load(tmp_path, "init = 'direct'\nargs = ['say \"hi\"']"))
     assert caught.value.code == "recipe-invalid"
+
+
+@pytest.mark.parametrize(("init", "warned"), [("direct", True), ("ring3", False)])
+def test_limits_that_nobody_sets_are_pointed_out(tmp_path: Path, init: str, warned: bool) -> None:
+    guest = f"init = '{init}'\nlimits = {{ nofile = {{ soft = 1, hard = 1 }} }}"
+    assert ("nofile" in "".join(plan.lacking(load(tmp_path, guest)))) is warned
 
 
 def test_our_init_is_told_arguments_environment_and_limits(tmp_path: Path) -> None:

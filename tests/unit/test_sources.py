@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,6 +133,17 @@ def test_a_cached_file_that_is_damaged_is_named_removed_and_fetched_again(world:
     assert world.sha256 in warning
     assert actual in warning
     assert files.sha256(cached) == world.sha256
+
+
+def test_a_damaged_file_does_not_stay_in_the_cache_when_it_cannot_be_replaced(
+    world: World,
+) -> None:
+    world.prepare(sha256=world.sha256)
+    shutil.rmtree(world.cache.trees)
+    world.cache.download(world.sha256, NAME).write_bytes(b"damaged")
+    shutil.rmtree(world.mirror)
+    world.refuse("source-unavailable", lambda: world.prepare(sha256=world.sha256))
+    assert world.cached() == []
 
 
 def test_a_cached_package_is_used_without_asking_debian(world: World) -> None:
@@ -308,6 +320,23 @@ def test_what_a_killed_build_left_is_removed(world: World) -> None:
     (left / "half").touch()
     world.prepare(world.mirror)
     assert not left.exists()
+
+
+def test_two_builds_do_not_fill_the_cache_at_once(world: World) -> None:
+    order: list[str] = []
+
+    def second() -> None:
+        with world.cache.locked(order.append):
+            order.append("second")
+
+    with world.cache.locked(world.said.append):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.3)
+        assert [line.split()[0] for line in order] == ["waiting"]
+        order.append("first ends")
+    thread.join(10)
+    assert order[1:] == ["first ends", "second"]
 
 
 def test_a_tree_made_again_has_the_same_times(world: World) -> None:
