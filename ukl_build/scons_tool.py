@@ -29,6 +29,8 @@ from SCons.Node.Python import Value
 
 from ukl_build import files, manifest, plan, proc, recipe, toolchain
 from ukl_build.cache import Cache
+from ukl_build.elf import lint
+from ukl_build.elf.linked import check_linked
 from ukl_build.errors import UklError
 from ukl_build.image import Init
 from ukl_build.model import nearest
@@ -443,6 +445,8 @@ def _archive(job: Job) -> None:
         unprefixed=tables / "unprefixed.toml",
         provided=tables / "provided.toml",
     )
+    for finding in lint.require_harmless(job.layout.linked):
+        job.reporter.say(str(finding))
 
 
 def _sources(job: Job) -> None:
@@ -481,6 +485,7 @@ def _linux(job: Job) -> None:
         logs=job.layout.logs,
         say=job.reporter.say,
     )
+    check_linked(job.layout.vmlinux)
 
 
 def _image(job: Job) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,12 +27,23 @@ Start = Callable[..., Machine]
 
 @pytest.fixture(scope="session")
 def kernel() -> Path:
-    """Return the kernel to boot: that of $UKL_TEST_KERNEL, or tcp_server's."""
-    path = Path(os.environ.get("UKL_TEST_KERNEL", KERNEL))
-    if not path.is_file():
-        # Not skipped: a gate that boots nothing must not be green.
-        pytest.fail(f"there is no kernel {path}; build it: scons app=tcp_server")
-    return path
+    """Return the kernel to boot: $UKL_TEST_KERNEL or tcp_server's, which is built first."""
+    given = os.environ.get("UKL_TEST_KERNEL")
+    if given is not None:
+        return Path(given)
+    # The environment as it is: compiler and package caches are where the user has them.
+    built = subprocess.run(
+        [sys.executable, "-m", "SCons", "-Q", "app=tcp_server"],
+        cwd=PROJECT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    # Not skipped: a gate that boots nothing must not be green.
+    assert built.returncode == 0, built.stdout
+    return KERNEL
 
 
 @pytest.fixture(scope="session")

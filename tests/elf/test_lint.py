@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.elf.conftest import SAMPLE, Compiler, link_with_libc, tool
-from ukl_build.elf.lint import Severity, lint_object
+from ukl_build.elf.lint import Severity, lint_object, require_harmless
+from ukl_build.errors import UklError
 
 ACTING = """
     hlt; cli; sti; popf; popfw; in $0x20, %al; in (%dx), %eax; out %al, $0x20; outl %eax, (%dx)
@@ -50,6 +51,9 @@ def test_a_stack_protector_that_reads_the_kernels_canary_is_an_error(cc: Compile
     findings = lint_object(cc(source, "-fstack-protector-all"))
     assert findings and all(one.severity is Severity.ERROR for one in findings)
     assert "-mstack-protector-guard-reg=fs" in findings[0].effect
+    with pytest.raises(UklError) as refused:
+        require_harmless(cc(source, "-fstack-protector-all"))
+    assert refused.value.code == "elf-lint" and "%gs:0x28" in refused.value.detail
     guarded = ["-mstack-protector-guard-reg=fs", "-mstack-protector-guard-offset=40"]
     unit = cc(source, "-fstack-protector-all", *guarded)
     assert "%fs:0x28" in tool("objdump", "-d", unit)

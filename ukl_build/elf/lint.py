@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from ukl_build import proc
+from ukl_build.errors import UklError
 
 _OBJDUMP = ("objdump", "-d", "-w", "-z", "--no-show-raw-insn", "-M", "att")
 _FUNCTION = re.compile(r"[0-9a-f]+ <(.+)>:")
@@ -104,6 +105,23 @@ def lint_object(path: Path) -> tuple[Finding, ...]:
         elif line.startswith("Disassembly of section "):
             section = line.removeprefix("Disassembly of section ").rstrip(":")
     return tuple(found)
+
+
+def require_harmless(path: Path) -> tuple[Finding, ...]:
+    """Refuse an object with errors and return the warnings.
+
+    :raise UklError: ``elf-lint`` with all errors; and what :func:`lint_object` raises.
+    """
+    found = lint_object(path)
+    errors = [str(finding) for finding in found if finding.severity is Severity.ERROR]
+    if errors:
+        raise UklError(
+            "elf-lint",
+            f"{path.name} has instructions that cannot work in ring 0",
+            hint="compile with the flags of ukl_build/toolchain.py",
+            detail="\n".join(errors[:25]),
+        )
+    return tuple(finding for finding in found if finding.severity is Severity.WARNING)
 
 
 def _judge(instruction: str) -> tuple[Severity, str] | None:
