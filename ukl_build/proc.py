@@ -14,6 +14,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,7 @@ def run(
     env: Mapping[str, str] = BASE_ENV,
     log: Path | None = None,
     timeout: float | None = None,
+    keep: Sequence[int] = (),
     hint: str = "read the log above; the line after 'repeat' runs it again",
 ) -> Completed:
     """Run a program to its end.
@@ -85,6 +87,7 @@ def run(
     :param log: file that takes standard output and standard error; without it standard output is
         returned and standard error is kept for the message of a failure.
     :param timeout: seconds; afterwards the program and all its children are killed.
+    :param keep: file descriptors that the program inherits, such as one that holds a lock.
     :raise UklError: ``tool-missing``, ``tool-failed`` or ``tool-timeout``.
     """
     words = tuple(str(word) for word in argv)
@@ -99,6 +102,7 @@ def run(
             stdin=subprocess.DEVNULL,
             stdout=out or subprocess.PIPE,
             stderr=subprocess.STDOUT if out else subprocess.PIPE,
+            pass_fds=keep,
             # A session of its own, so that a time-out or Ctrl-C ends make's children as well.
             start_new_session=True,
         )
@@ -117,6 +121,8 @@ def run(
     finally:
         if out is not None:
             out.close()  # the child has its own descriptor
+    with _registry:
+        _running.add(process)
     try:
         stdout, stderr = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired as error:
@@ -130,6 +136,9 @@ def run(
     except BaseException:
         _end(process)
         raise
+    finally:
+        with _registry:
+            _running.discard(process)
     if process.returncode != 0:
         status = process.returncode
         how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
@@ -140,6 +149,40 @@ def run(
             detail=_evidence(words, cwd, env, log, (stdout or b"") + (stderr or b"")),
         )
     return Completed(words, (stdout or b"").decode("utf-8", "backslashreplace"))
+
+
+def attach(argv: Sequence[str | Path], *, cwd: Path, env: Mapping[str, str]) -> int:
+    """Run a program that talks to the person at the terminal, and return its exit status.
+
+    It stays in our process group, so that Ctrl-C reaches it as well.
+
+    :raise UklError: ``tool-missing``.
+    """
+    words = [str(word) for word in argv]
+    try:
+        return subprocess.run(words, cwd=cwd, env=dict(env), check=False).returncode
+    except FileNotFoundError as error:
+        raise UklError(
+            "tool-missing",
+            f"the program {words[0]!r} is not installed",
+            hint="install it; ./bootstrap installs all that the build needs",
+        ) from error
+
+
+def terminate_all() -> None:
+    """Ask all programs that :func:`run` waits for to end; their calls then fail.
+
+    For whoever is told to stop while other threads run programs: those sit in sessions of their
+    own and do not see the terminal's Ctrl-C.  make, asked like this, removes half-written files.
+    """
+    with _registry:
+        for process in _running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+
+
+_registry = threading.Lock()
+_running: set[subprocess.Popen[bytes]] = set()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

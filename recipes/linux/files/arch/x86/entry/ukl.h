@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Entry and exit of an application that runs at CPL 0.
+ */
+#ifdef CONFIG_UNIKERNEL_LINUX
+
+/*
+ * Go to \label if the interrupted context is the application at CPL 0, by the
+ * rule of ukl_mode().  Not for a context in the system call gap.
+ *
+ * @frame:	offset of the IRET frame from the stack pointer
+ */
+.macro UKL_JUMP_IF_APPLICATION label:req, frame:req
+	movq	(\frame + RSP - RIP)(%rsp), %rax
+	testq	%rax, %rax
+	jns	\label
+	/* Kernel stacks lie below the image, and most kernel text below the application's. */
+	cmpq	$__ukl_data_start, %rax
+	jb	.Lcheck_ip_\@
+	cmpq	$__ukl_data_end, %rax
+	jb	\label
+.Lcheck_ip_\@:
+	movq	\frame(%rsp), %rax
+	cmpq	$__ukl_text_start, %rax
+	jb	.Lkernel_\@
+	cmpq	$__ukl_text_end, %rax
+	jb	\label
+.Lkernel_\@:
+.endm
+
+/*
+ * Move the IRET frame and the error code, with RAX pushed below them, to the
+ * stack whose top is in RAX.
+ */
+.macro UKL_MOVE_FRAME
+	xchgq	%rax, %rsp
+	UNWIND_HINT_EMPTY
+	pushq	6*8(%rax)		/* ss */
+	pushq	5*8(%rax)		/* sp */
+	pushq	4*8(%rax)		/* flags */
+	pushq	3*8(%rax)		/* cs */
+	pushq	2*8(%rax)		/* ip */
+	pushq	1*8(%rax)		/* error code or orig_ax */
+	movq	(%rax), %rax
+	UNWIND_HINT_IRET_REGS offset=8
+.endm
+
+/*
+ * Leave the IST stack that every gate has, see ukl_setup_ist(), and go where
+ * the CPU would have pushed the frame had there been no IST: below the
+ * interrupted kernel stack, or, for the application as for user mode, on top of
+ * the task's kernel stack.  From CPL 3 sync_regs() does that already.
+ *
+ * A frame that is already in its place, as before ukl_setup_ist(), is moved
+ * onto itself.
+ *
+ * A kernel stack that has no room left faults here, in entry text, with a #PF
+ * that would fault here again: it becomes the #DF that it is without IST.
+ */
+.macro UKL_LEAVE_IST vector:req
+	testb	$3, CS-ORIG_RAX(%rsp)
+	jnz	.Lon_stack_\@
+	pushq	%rax
+	UKL_JUMP_IF_APPLICATION .Lapplication_\@, 2*8
+	.if \vector == X86_TRAP_PF
+	cmpq	$__entry_text_start, %rax	/* RAX is the interrupted RIP */
+	jb	.Lfrom_kernel_\@
+	cmpq	$__entry_text_end, %rax
+	jb	.Ldouble_fault_\@
+.Lfrom_kernel_\@:
+	.endif
+	movq	5*8(%rsp), %rax			/* sp */
+	andq	$~0xf, %rax
+	jmp	.Lmove_\@
+
+	.if \vector == X86_TRAP_PF
+.Ldouble_fault_\@:
+	movq	PER_CPU_VAR(cpu_tss_rw + TSS_ist + IST_INDEX_DF * 8), %rax
+	UKL_MOVE_FRAME
+	jmp	asm_exc_double_fault
+	UNWIND_HINT_IRET_REGS offset=16
+	.endif
+
+.Lapplication_\@:
+	movq	PER_CPU_VAR(cpu_current_top_of_stack), %rax
+.Lmove_\@:
+	UKL_MOVE_FRAME
+.Lon_stack_\@:
+	UNWIND_HINT_IRET_REGS offset=8
+.endm
+
+/*
+ * Go to \label, on top of the task's kernel stack, if #DB or #MC hit the
+ * application.  In entry text it may be anything: what has kernel CS and a
+ * user stack there may come from CPL 3, with the user's GS base.
+ */
+.macro UKL_LEAVE_IST_IF_APPLICATION label:req
+	pushq	%rax
+	movq	2*8(%rsp), %rax			/* ip */
+	cmpq	$__entry_text_start, %rax
+	jb	.Loutside_\@
+	cmpq	$__entry_text_end, %rax
+	jb	.Lkernel_\@
+.Loutside_\@:
+	UKL_JUMP_IF_APPLICATION .Lapplication_\@, 2*8
+.Lkernel_\@:
+	popq	%rax
+	jmp	.Lstay_\@
+	UNWIND_HINT_IRET_REGS offset=16
+.Lapplication_\@:
+	movq	PER_CPU_VAR(cpu_current_top_of_stack), %rax
+	UKL_MOVE_FRAME
+	jmp	\label
+.Lstay_\@:
+	UNWIND_HINT_IRET_REGS offset=8
+.endm
+
+#endif /* CONFIG_UNIKERNEL_LINUX */

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef _LINUX_UKL_H
+#define _LINUX_UKL_H
+
+#include <linux/types.h>
+
+struct mm_struct;
+struct page;
+
+/* What the file CONFIG_UKL_NAME begins with. */
+#define UKL_MAGIC	"\x7fUKL application"
+#define UKL_MAGIC_LEN	16
+
+#ifdef CONFIG_UNIKERNEL_LINUX
+#define mm_is_ukl(mm)	((mm)->context.ukl != NULL)
+
+bool ukl_is_private(struct mm_struct *mm, unsigned long addr);
+int ukl_get_gate_page(struct mm_struct *mm, unsigned long addr,
+		      unsigned int gup_flags, struct page **page);
+void __noreturn ukl_exit_init(int code);
+#else
+static inline bool mm_is_ukl(struct mm_struct *mm)
+{
+	return false;
+}
+
+static inline bool ukl_is_private(struct mm_struct *mm, unsigned long addr)
+{
+	return false;
+}
+
+static inline int ukl_get_gate_page(struct mm_struct *mm, unsigned long addr,
+				    unsigned int gup_flags, struct page **page)
+{
+	return -EFAULT;
+}
+
+static inline void ukl_exit_init(int code) { }
+#endif
+
+#endif

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""C++: exceptions, which need the unwind table and its header, and libstdc++ as Debian ships it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.elf import minikernel
+from tests.elf.conftest import link_with_libc, lint_clean, run, tool
+from tests.elf.minikernel import HIGH, LOW, link, read_image, slide
+from ukl_build.elf.linked import check_linked
+from ukl_build.errors import UklError
+from ukl_build.stages.archive import Archive, make_archive
+
+PROGRAM = r"""
+#include <cstdio>
+#include <iostream>
+#include <map>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <typeinfo>
+
+struct guard { const char *name; ~guard() { std::printf("left %s\n", name); } };
+static std::map<std::string, int> table{{"one", 1}, {"two", 2}};
+thread_local std::string mine = "fresh";
+
+__attribute__((noinline, section("odd_text"))) static int deep(int n)
+{
+    guard here{"deep"};
+    if (n == 0)
+        throw std::out_of_range("bottom");
+    return deep(n - 1) + 1;
+}
+
+int main()
+{
+    try {
+        deep(2);
+    } catch (const std::exception &error) {
+        std::printf("%s %d\n", error.what(), typeid(error) == typeid(std::out_of_range));
+    }
+    try {
+        table.at("three");
+    } catch (const std::out_of_range &) {
+        std::puts("no three");
+    }
+    std::thread([] {
+        try { mine += "!"; throw mine; }
+        catch (const std::string &text) { std::puts(text.c_str()); }
+    }).join();
+    std::cout << mine << ' ' << table["two"] << std::endl;
+    return 21;
+}
+"""
+EXPECTED = """\
+left deep
+left deep
+left deep
+bottom 1
+no three
+fresh!
+fresh 2
+"""
+
+
+@pytest.fixture(scope="module")
+def cxx_archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+    """Return the archive of a C++ program."""
+    folder = tmp_path_factory.mktemp("cxx")
+    (folder / "main.cc").write_text(PROGRAM)
+    tool("g++", "-O1", "-std=c++17", "-fPIC", "-c", "-o", folder / "main.o", folder / "main.cc")
+    link_with_libc(folder / "app.o", folder / "main.o", libraries=("libstdc++.a", "libm.a"))
+    return make_archive(folder / "app.o", folder / "UKL.a")
+
+
+def test_exceptions_are_caught_wherever_the_program_is(
+    cxx_archive: Archive, tmp_path: Path
+) -> None:
+    """Across functions in several sections, in threads, through libstdc++; slid as well."""
+    assert cxx_archive.counts.functions > 4000
+    link(cxx_archive.path, tmp_path / "low", base=LOW)
+    for delta in (0, 0x2600000):
+        slide(tmp_path / "low", tmp_path / "program", delta)
+        done = run(tmp_path / "program")
+        assert (done.returncode, done.stdout, done.stderr) == (21, EXPECTED, "")
+
+
+def test_the_search_table_is_sorted(cxx_archive: Archive, tmp_path: Path) -> None:
+    """Binary search needs it, and the linker's order of sections must not break it."""
+    link(cxx_archive.path, tmp_path / "vmlinux", base=HIGH)
+    image = read_image(tmp_path / "vmlinux")
+    start, end = (image.symbols[f"ukl.__GNU_EH_FRAME_HDR{one}"] for one in ("", "_end"))
+    assert image.at(start, 4) == 0x3B031B01
+    count = image.at(start + 8, 4)
+    assert count == cxx_archive.counts.functions == (end - start - 12) // 8
+    check_linked(tmp_path / "vmlinux")
+    table = [(image.at(at, 4) ^ 1 << 31) for at in range(start + 12, end, 8)]
+    assert table == sorted(table)
+    deep = image.symbols["ukl._ZL4deepi"]
+    assert ((deep - start) % (1 << 32)) ^ 1 << 31 in table
+    tool("ar", "x", "--output", tmp_path, cxx_archive.path)
+    lint_clean(tmp_path / "app.o")
+
+
+def test_code_out_of_order_is_found_after_the_link(
+    cxx_archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A linker script that puts the other sections first: found before the first exception."""
+    old, new = "*(.ukl.text .ukl.text.*)", "*(.ukl.text.*) *(.ukl.text)"
+    assert old in minikernel.SCRIPT
+    monkeypatch.setattr(minikernel, "SCRIPT", minikernel.SCRIPT.replace(old, new))
+    link(cxx_archive.path, tmp_path / "vmlinux", base=HIGH)
+    with pytest.raises(UklError, match="does not hold the application") as caught:
+        check_linked(tmp_path / "vmlinux")
+    assert caught.value.code == "elf-linked" and "not sorted" in caught.value.detail
+
+
+def test_either_way_to_gather_the_code_keeps_the_order(
+    cxx_archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One pattern list or two: .ukl.text is the first section of code in the archive."""
+    old, new = "*(.ukl.text .ukl.text.*)", "*(.ukl.text) *(.ukl.text.*)"
+    monkeypatch.setattr(minikernel, "SCRIPT", minikernel.SCRIPT.replace(old, new))
+    link(cxx_archive.path, tmp_path / "vmlinux", base=HIGH)
+    check_linked(tmp_path / "vmlinux")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        (0, 0, "IRELATIVE"),  # no slot
+        (0, "ukl._start", "IRELATIVE"),  # a slot in code
+        (8, 8, "IRELATIVE"),  # R_X86_64_RELATIVE
+        (16, "ukl.__rela_iplt_start", "IRELATIVE"),  # a resolver in data
+    ],
+)
+def test_a_wrong_irelative_entry_is_found_after_the_link(
+    field: int, value: int | str, words: str, cxx_archive: Archive, tmp_path: Path
+) -> None:
+    """Slot, type and resolver are looked at."""
+    link(cxx_archive.path, tmp_path / "vmlinux", base=HIGH)
+    image = read_image(tmp_path / "vmlinux")
+    address = image.symbols["ukl.__rela_iplt_start"] + 24 + field
+    number = image.symbols[value] if isinstance(value, str) else value
+    for start, offset, size, sh_type in image.sections.values():
+        if start <= address < start + size and sh_type == "SHT_PROGBITS":
+            data = bytearray(image.data)
+            at = offset + address - start
+            data[at : at + 8] = number.to_bytes(8, "little")
+            (tmp_path / "vmlinux").write_bytes(data)
+    with pytest.raises(UklError) as caught:
+        check_linked(tmp_path / "vmlinux")
+    assert caught.value.code == "elf-linked" and words in caught.value.detail
+
+
+def test_a_kernel_without_the_application_is_found(cxx_archive: Archive, tmp_path: Path) -> None:
+    """The archive is a member of no link unless something asks for ukl._start."""
+    (tmp_path / "empty.c").write_text("int x;")
+    tool("gcc", "-c", "-o", tmp_path / "empty.o", tmp_path / "empty.c")
+    tool("ld", "-o", tmp_path / "vmlinux", tmp_path / "empty.o", cxx_archive.path, "-e", "0")
+    with pytest.raises(UklError) as caught:
+        check_linked(tmp_path / "vmlinux")
+    assert "was the archive linked?" in caught.value.detail

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole way from a recipe to an image, with a fake kernel that is made in seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.project import FAKE_LINUX, Project, tarball
+from ukl_build import files, image, manifest
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"in vain: {what}"
+        time.sleep(0.02)
+
+
+def test_an_image_holds_the_kernel_the_application_and_the_initramfs(project: Project) -> None:
+    project.build()
+    content = (project.out / "hello.bzImage").read_bytes()
+    assert (project.out / "UKL.a").read_bytes() in content
+    assert (project.out / "initramfs.cpio").read_bytes() in content
+    described = image.load(project.out / "image.json")
+    assert described.kernel == "hello.bzImage"
+    assert described.ports == (image.Port(guest=5555),)
+
+
+def test_new_files_and_patches_are_in_the_tree_that_is_built(project: Project) -> None:
+    new = project.root / "recipes" / "linux" / "files" / "c.c"
+    new.parent.mkdir()
+    new.write_text("int c;\n")
+    project.build()
+    tree = Path(next(iter(manifest.load(project.out / "sources.manifest.json").outputs)))
+    assert "int patched;" in (tree / "a.c").read_text()
+    assert (tree / "c.c").read_text() == "int c;\n"
+    assert tree.parent == project.cache / "ukl-build" / "trees"
+
+
+def test_a_changed_application_is_relinked_and_nothing_is_compiled(project: Project) -> None:
+    project.build()
+    assert sorted(project.calls()) == ["CC a", "CC b", "LD"]
+    project.edit()
+    project.build()
+    assert project.calls() == ["LD"]
+
+
+def test_a_change_that_leaves_the_object_as_it_was_stops_there(project: Project) -> None:
+    project.build()
+    project.calls()
+    # Behind the last line, so that not even a line number moves.
+    project.edit("/* only a comment */\n")
+    said = project.build()
+    assert "tcp_server.c" in said
+    assert "[archive]" not in said
+    assert project.calls() == []
+
+
+def test_a_changed_patch_gives_another_tree_and_another_kernel(project: Project) -> None:
+    project.build()
+    project.calls()
+    patch = project.root / "recipes" / "linux" / "patches" / "0001-a.patch"
+    patch.write_text(patch.read_text().replace("int patched", "int changed"))
+    project.build()
+    assert "LD" in project.calls()
+    assert len(list((project.cache / "ukl-build" / "trees").iterdir())) == 2
+
+
+def test_an_emptied_cache_is_filled_again_and_nothing_else_is_done(project: Project) -> None:
+    project.build()
+    project.calls()
+    shutil.rmtree(project.cache / "ukl-build" / "trees")
+    said = project.build()
+    assert "[sources]" in said
+    assert "[linux]" not in said
+    project.edit()
+    project.build()  # which needs the tree
+    assert project.calls() == ["LD"]
+
+
+def test_an_option_that_cannot_be_had_ends_the_build_and_says_why(project: Project) -> None:
+    said = project.build("fragments=unmet", status=2)
+    assert "error[config-unmet]" in said
+    assert "CONFIG_INET=y" in said
+    assert "unmet dependency: NET (NET is n)" in said
+    assert "net.config:2" in said
+    assert not (project.out / "hello.bzImage").exists()
+
+
+def test_a_configuration_that_the_kernel_changes_is_refused(project: Project) -> None:
+    project.linux.mkdir(parents=True)
+    (project.linux / "disagree").touch()
+    said = project.build(status=2)
+    assert "error[config-differs]" in said
+    assert "CONFIG_SURPRISE: 'n' became 'y'" in said
+
+
+def test_a_patch_that_does_not_apply_is_named_with_what_was_rejected(project: Project) -> None:
+    tree = project.root / "other"
+    shutil.copytree(FAKE_LINUX, tree)
+    (tree / "a.c").write_text("/* other */\nint other;\n")
+    tarball(tree, next((project.root / "dist").iterdir()))
+    said = project.build(status=2)
+    assert "error[patch-failed]: 0001-a.patch does not apply to Linux 6.1.999" in said
+    assert "a.c" in said
+    assert "+int patched;" in said
+    assert list((project.cache / "ukl-build").glob("trees/*")) == []
+
+
+def test_a_failed_compilation_of_the_kernel_shows_the_log_and_how_to_repeat_it(
+    project: Project,
+) -> None:
+    new = project.root / "recipes" / "linux" / "patches" / "0001-a.patch"
+    new.write_text(new.read_text().replace("int patched;", "int patched; mistake"))
+    said = project.build(status=2)
+    assert "error[tool-failed]: make ended with status 2" in said
+    assert "mistake" in said
+    repeat = next(line for line in said.splitlines() if "repeat: " in line)
+    again = subprocess.run(
+        ["sh", "-c", repeat.partition("repeat: ")[2]], capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 2
+    assert "mistake" in again.stderr
+
+
+def test_the_number_of_jobs_reaches_make(project: Project) -> None:
+    project.build("-j3")
+    assert "-j3" in (project.linux / "flags").read_text()
+
+
+def test_an_unpacked_tree_is_copied_and_patched(project: Project) -> None:
+    project.scons("app=hello", f"linux_src={FAKE_LINUX}")
+    assert "int patched" not in (FAKE_LINUX / "a.c").read_text()
+    assert sorted(project.calls()) == ["CC a", "CC b", "LD"]
+
+
+def test_a_tree_that_is_patched_already_is_built_in_place_and_watched(project: Project) -> None:
+    tree = project.root / "mine"
+    shutil.copytree(FAKE_LINUX, tree)
+    with (tree / "init" / "Kconfig").open("a") as file:
+        file.write('\nconfig UNIKERNEL_LINUX\n\tbool "An application in ring 0"\n')
+    words = ("app=hello", f"linux_src={tree}")
+    project.scons(*words)
+    project.calls()
+    assert "up to date" in project.scons(*words)
+    (tree / "b.c").write_text("int b = 2;\n")
+    project.scons(*words)
+    assert project.calls() == ["CC b", "LD"]
+
+
+def test_manifests_name_digests_and_a_command_that_makes_the_outputs_again(
+    project: Project,
+) -> None:
+    project.build()
+    before = (project.out / "UKL.a").read_bytes()
+    found = manifest.load(project.out / "archive.manifest.json")
+    assert found.outputs == {"UKL.a": files.sha256(project.out / "UKL.a")}
+    assert found.inputs["build/hello/objects/app.o"] == files.sha256(
+        project.out / "objects" / "app.o"
+    )
+    (project.out / "UKL.a").unlink()
+    project.scons(*found.repeat.split()[1:])
+    assert (project.out / "UKL.a").read_bytes() == before
+
+
+def test_the_same_inputs_give_the_same_bytes(project: Project) -> None:
+    def outputs() -> dict[str, str]:
+        found = [project.out / "UKL.a", project.out / "initramfs.cpio", *project.out.glob("*.json")]
+        return {path.name: files.sha256(path) for path in found}
+
+    project.build()
+    first = outputs()
+    shutil.rmtree(project.root / "build")
+    project.build()
+    assert outputs() == first
+
+
+def test_compile_commands_lists_each_file_of_the_application(project: Project) -> None:
+    project.build()
+    entries = json.loads((project.out / "compile_commands.json").read_text())
+    (entry,) = [entry for entry in entries if entry["file"].endswith("tcp_server.c")]
+    assert "-mno-red-zone" in entry["command"]
+    subprocess.run([*entry["command"].split(), "-fsyntax-only"], cwd=entry["directory"], check=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_build_that_is_killed_is_resumed(project: Project, number: signal.Signals) -> None:
+    project.linux.mkdir(parents=True)
+    (project.linux / "wait").touch()
+    waiting = project.linux / "waiting"
+    process = subprocess.Popen(
+        project.argv(["-j1", "app=hello", f"linux_src={project.root / 'dist'}"]),
+        cwd=project.root,
+        env=project.env(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        wait_for(waiting.exists, "the fake kernel's compilation")
+        os.kill(process.pid, number)
+        said, _ = process.communicate(timeout=20)
+        assert process.returncode != 0, said
+        torn = project.linux / "a.o"
+        if number == signal.SIGKILL:
+            # make lives on and would hold the lock; a machine that loses power takes it along.
+            assert torn.read_text() == "half\n"
+            _kill_makes(project.linux)
+            assert torn.exists()
+        else:
+            assert not torn.exists(), "make was not asked to end, or SCons waited for it"
+    finally:
+        (project.linux / "wait").unlink(missing_ok=True)
+        process.kill()
+        process.wait()
+    project.calls()
+    project.build()
+    assert "CC a" in project.calls()
+    assert torn.read_bytes()[:4] == b"\x7fELF"
+    assert "up to date" in project.build()
+
+
+def _kill_makes(out: Path) -> None:
+    """Kill all processes of a fake kernel's build outright."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if f"O={out}".encode() in words or f"{out}/waiting".encode() in words:
+            os.kill(int(entry.name), signal.SIGKILL)
+    time.sleep(0.2)
+
+
+def test_a_make_that_outlives_its_build_keeps_the_next_one_waiting(project: Project) -> None:
+    project.linux.mkdir(parents=True)
+    (project.linux / "wait").touch()
+    words = ["-j1", "app=hello", f"linux_src={project.root / 'dist'}"]
+    process = subprocess.Popen(
+        project.argv(words), cwd=project.root, env=project.env(), stdout=subprocess.DEVNULL
+    )
+    log = project.root / "second.log"
+    try:
+        wait_for((project.linux / "waiting").exists, "the fake kernel's compilation")
+        process.kill()
+        process.wait()
+        with log.open("w") as out:
+            second = subprocess.Popen(
+                project.argv(words), cwd=project.root, env=project.env(), stderr=out, stdout=out
+            )
+        wait_for(lambda: "what is left of a killed one" in log.read_text(), "the message")
+        assert second.poll() is None
+    finally:
+        (project.linux / "wait").unlink(missing_ok=True)
+    assert second.wait(timeout=60) == 0, log.read_text()
+    # The first make has ended by itself and well, so nothing of it is torn but nothing says so.
+    assert (project.out / "hello.bzImage").exists()

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What needs a machine of its own, or Debian's mirrors."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.project import ROOT
+from ukl_build import apt, proc, recipe
+
+pytestmark = pytest.mark.long
+
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("mmdebstrap") is None, reason="needs root and mmdebstrap"
+)
+@pytest.mark.parametrize("user", ["root", "sudo"])
+@pytest.mark.parametrize("command", ["./bootstrap scons app=tcp_server smoke"])
+def test_a_command_of_the_readme_passes_on_a_fresh_debian(user: str, command: str) -> None:
+    assert command in README
+    argv = [str(ROOT / "tools" / "fresh-machine"), "--user", user, "--", command]
+    subprocess.run(["python3", *argv], check=True)
+
+
+def test_the_kernels_package_comes_from_debian_without_root(tmp_path: Path) -> None:
+    """As an ordinary user where this runs as root."""
+    place = recipe.load_linux(ROOT / "recipes").debian
+    folder = tmp_path / "apt"
+    folder.mkdir()
+    sources = apt.debian_only(apt.machine_sources(), apt.codename())
+    found = apt.download(place.package, folder, sources, log=tmp_path / "apt.log")
+    listed = proc.run(["dpkg-deb", "--contents", found]).stdout
+    assert f"./{place.file}" in listed
+    assert proc.run(["dpkg-deb", "--field", found, "Package"]).stdout.strip() == place.package

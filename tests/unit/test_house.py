@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules of the house, each with its remedy in the message."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.project import ROOT
+from ukl_build import scons_tool
+from ukl_build.errors import CODES
+
+PACKAGE = sorted((ROOT / "ukl_build").rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Return the full names of all modules that a file imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def tracked() -> list[Path]:
+    """Return the project's files, without what is built or fetched."""
+    found = []
+    for parent, folders, names in os.walk(ROOT):
+        folders[:] = [name for name in folders if name not in ("build", "__pycache__")]
+        folders[:] = [name for name in folders if not name.startswith(".") or name == ".ci"]
+        found += [Path(parent) / name for name in names]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("library", "homes"),
+    [
+        ("kconfiglib", {"dotconfig.py"}),
+        ("menuconfig", {"dotconfig.py"}),
+        ("elftools", {"elf/"}),
+        ("lief", {"elf/"}),
+        ("SCons", {"scons_tool.py"}),
+        ("subprocess", {"proc.py", "run/"}),
+    ],
+)
+def test_a_library_has_one_home(library: str, homes: set[str]) -> None:
+    for path in PACKAGE:
+        name = str(path.relative_to(ROOT / "ukl_build"))
+        if any(name == home or (home.endswith("/") and name.startswith(home)) for home in homes):
+            continue
+        used = {module for module in imports(path) if module.split(".")[0] == library}
+        assert not used, f"{name} imports {used}: call a function of {homes} instead"
+
+
+def test_a_stage_imports_no_other_stage() -> None:
+    for path in (ROOT / "ukl_build" / "stages").glob("*.py"):
+        used = {name for name in imports(path) if name.startswith("ukl_build.stages.")}
+        assert not used, f"{path.name} imports {used}: read what the other stage wrote instead"
+
+
+def test_every_error_code_is_raised_and_every_one_raised_is_known() -> None:
+    # A code stands alone between quotes; docstrings have it between back-quotes.
+    text = "\n".join(p.read_text() for p in PACKAGE if p.name != "errors.py")
+    text += "\n".join(p.read_text() for p in (ROOT / "guest").rglob("*.py"))
+    unused = {code for code in CODES if f'"{code}"' not in text}
+    assert not unused, f"take them out of errors.CODES: {unused}"
+    raised = set(re.findall(r'UklError\(\s*"([a-z-]+)"', text))
+    assert raised <= CODES.keys(), f"add them to errors.CODES: {raised - CODES.keys()}"
+
+
+def test_every_file_of_code_says_its_licence() -> None:
+    suffixes = {".py", ".c", ".h", ".S", ".sh", ".toml", ".config", ".lds"}
+    names = {"SConstruct", "Makefile", "bootstrap", "run", "fresh-machine"}
+    for path in tracked():
+        if path.suffix in suffixes or path.name in names:
+            head = path.read_text(errors="replace")[:400]
+            said = not head or "SPDX-License-Identifier: " in head
+            assert said, f"{path}: add an SPDX header"
+
+
+def test_the_readme_lists_every_variable_and_target() -> None:
+    text = (ROOT / "README.md").read_text()
+    for variable in scons_tool.variables(["x"]):
+        assert f"| `{variable.name}` |" in text, f"README.md: add {variable.name}"
+    for target in scons_tool.TARGETS[1:]:  # the first is the default
+        assert re.search(rf"^\| `scons (app=NAME )?{target.name}` \|", text, re.M), target.name
+
+
+def test_ci_runs_exactly_the_second_command_of_the_readme() -> None:
+    commands = re.findall(r"^    (\./bootstrap .*)$", (ROOT / "README.md").read_text(), re.M)
+    script = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert script[-1].endswith(f"exec {commands[1]}")
+
+
+def test_every_package_to_install_has_a_reason() -> None:
+    for line in (ROOT / "packages.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            assert len(line.split(None, 1)) == 2, f"packages.txt: why {line}?"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["ruff", "check", "."],
+        ["ruff", "format", "--check", "."],
+        ["mypy"],
+    ],
+    ids=" ".join,
+)
+def test_the_linters_are_content(argv: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *argv], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

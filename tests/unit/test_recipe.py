@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.project import APP_RECIPE, LINUX_RECIPE, ROOT
+from ukl_build import image, plan, recipe
+from ukl_build.errors import UklError
+
+
+def write(folder: Path, text: str, name: str = "hello") -> Path:
+    place = folder / name / "recipe.toml"
+    place.parent.mkdir(parents=True)
+    place.write_text(text)
+    return place.parent
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*/recipe.toml")))
+def test_every_recipe_of_the_project_is_valid(path: Path) -> None:
+    assert recipe.load(path.parent).name == path.parent.name
+
+
+@pytest.mark.parametrize("name", recipe.names(ROOT / "recipes", recipe.Kind.APPLICATION))
+def test_every_application_names_sources_and_fragments_that_exist(name: str) -> None:
+    found = recipe.load_app(ROOT / "recipes", name)
+    for source in found.build.sources:
+        assert (ROOT / found.source.folder / source).is_file()
+    for fragment in plan.fragments(found):
+        assert (ROOT / "kconfig" / f"{fragment}.config").is_file()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("cflags =", "clfags =", "unknown key 'build.clfags'; did you mean 'cflags'?"),
+        ("ports = [{ guest", "ports = [{ gest", "unknown key 'guest.ports.0.gest'; did you mean"),
+        ("[guest]", "[gest]", "unknown key 'gest'; did you mean 'guest'?"),
+        ("guest = 5555", 'guest = "5555"', "guest.ports.0.guest: Input should be a valid integer"),
+        ("guest = 5555", "guest = 65536", "less than or equal to 65535"),
+        ("schema = 1", "schema = 2", "schema"),
+        ('"samples/hello"', '"../hello"', "stays inside its folder"),
+        ('"samples/hello"', '"/hello"', "stays inside its folder"),
+        ("schema = 1", "schema =", "not TOML"),
+        ('system = "plain"', 'system = "cmake"', "build.system"),
+        ('kind = "application"', 'kind = "app"', "kind"),
+        ("[guest]", "[guest]\nsmoke = { port = 1, send = '', expect = 'x' }", "smoke.port 1"),
+        ("[guest]", "[guest]\nmemory_mib = 8", "guest.memory_mib"),
+    ],
+)
+def test_a_mistake_is_refused_by_file_and_key(
+    tmp_path: Path, old: str, new: str, expected: str
+) -> None:
+    assert old in APP_RECIPE
+    folder = write(tmp_path, APP_RECIPE.replace(old, new, 1))
+    with pytest.raises(UklError) as caught:
+        recipe.load(folder)
+    assert caught.value.code == "recipe-invalid"
+    assert str(folder / "recipe.toml") in str(caught.value)
+    assert expected in str(caught.value)
+
+
+def test_every_mistake_of_a_recipe_is_shown_at_once(tmp_path: Path) -> None:
+    text = APP_RECIPE.replace("cflags =", "clfags =").replace("guest = 5555", "guest = 0")
+    with pytest.raises(UklError) as caught:
+        recipe.load(write(tmp_path, text))
+    assert "clfags" in str(caught.value)
+    assert "guest.ports.0.guest" in str(caught.value)
+
+
+def test_a_recipe_has_the_name_of_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(UklError, match=r"the name is 'hello', the folder's is 'other'"):
+        recipe.load(write(tmp_path, APP_RECIPE, "other"))
+
+
+def test_an_unknown_application_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    write(tmp_path, APP_RECIPE)
+    write(tmp_path, LINUX_RECIPE, "linux")
+    with pytest.raises(UklError) as caught:
+        recipe.load_app(tmp_path, "helo")
+    assert caught.value.code == "app-unknown"
+    assert "did you mean 'hello'?" in caught.value.message
+    with pytest.raises(UklError, match="no application 'linux'"):
+        recipe.load_app(tmp_path, "linux")
+
+
+def load(tmp_path: Path, guest: str = "") -> recipe.AppRecipe:
+    found = recipe.load(write(tmp_path, APP_RECIPE.replace("[guest]", f"[guest]\n{guest}")))
+    assert isinstance(found, recipe.AppRecipe)
+    return found
+
+
+def test_fragments_are_merged_in_order_and_once(tmp_path: Path) -> None:
+    names = plan.fragments(load(tmp_path), ("test", "net"))
+    assert names[: len(plan.FRAGMENTS)] == plan.FRAGMENTS
+    assert names[-1] == "test"
+    assert len(set(names)) == len(names)
+
+
+def test_without_our_init_the_kernels_parameters_say_what_they_can(tmp_path: Path) -> None:
+    guest = 'init = "direct"\nargs = ["-v", "two words"]\nenv = { A = "b c" }\n'
+    guest += 'sysctl = { "net.core.somaxconn" = "9" }\ncmdline = ["quiet"]'
+    words = plan.cmdline(load(tmp_path, guest))
+    assert words[-3:] == ("--", "-v", '"two words"')
+    assert {"rdinit=/UKL", "ip=dhcp", "sysctl.net.core.somaxconn=9", 'A="b c"', "quiet"} < set(
+        words
+    )
+
+
+def test_an_argument_that_kernel_parameters_cannot_say_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UklError) as caught:
+        plan.cmdline(load(tmp_path, "init = 'direct'\nargs = ['say \"hi\"']"))
+    assert caught.value.code == "recipe-invalid"
+
+
+@pytest.mark.parametrize(("init", "warned"), [("direct", True), ("ring3", False)])
+def test_limits_that_nobody_sets_are_pointed_out(tmp_path: Path, init: str, warned: bool) -> None:
+    guest = f"init = '{init}'\nlimits = {{ nofile = {{ soft = 1, hard = 1 }} }}"
+    assert ("nofile" in "".join(plan.lacking(load(tmp_path, guest)))) is warned
+
+
+def test_our_init_is_told_arguments_environment_and_limits(tmp_path: Path) -> None:
+    guest = 'args = ["-v"]\nenv = { A = "b" }\nlimits = { nofile = { soft = 1, hard = 2 } }'
+    conf = plan.init_conf(load(tmp_path, guest))
+    assert conf.argv == ("/UKL", "-v")
+    assert conf.env["A"] == "b"
+    assert "PATH" in conf.env
+    assert conf.limits == {"nofile": (1, 2)}
+
+
+def test_an_image_description_survives_a_round_trip(tmp_path: Path) -> None:
+    before = plan.image(load(tmp_path), "hello.bzImage")
+    image.store(before, tmp_path / "image.json")
+    assert image.load(tmp_path / "image.json") == before
+    assert '"schema": 1' in (tmp_path / "image.json").read_text()
+
+
+def test_a_damaged_image_description_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "image.json"
+    path.write_text('{"schema": 1, "kernle": "x"}')
+    with pytest.raises(UklError) as caught:
+        image.load(path)
+    assert caught.value.code == "image-invalid"
+    assert "did you mean 'kernel'?" in str(caught.value)

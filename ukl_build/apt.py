@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fetches Debian packages with apt, without root and without touching the machine's own apt.
+
+Mirrors come from the machine's own source lists (both formats), since those are what the machine
+can reach, but only the suites of the Debian release that runs here are taken, and none of the
+options that would switch signatures off.  Lists, cache and state are private.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ukl_build import proc
+from ukl_build.errors import UklError
+
+NETWORK_VARIABLES = ("http_proxy", "https_proxy", "no_proxy")
+"""What a program that downloads sees of the caller's environment."""
+
+_ONE_LINE = re.compile(r"^(?P<type>deb(?:-src)?)\s+(?:\[(?P<options>[^\]]*)\]\s+)?(?P<rest>.*)$")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One place of packages, as sources.list(5) has it."""
+
+    uri: str
+    suite: str
+    components: tuple[str, ...]
+    signed_by: str | None = None
+    """Path of a keyring, or fingerprints."""
+
+    @property
+    def line(self) -> str:
+        """The entry in the one-line format."""
+        option = f"[signed-by={self.signed_by}] " if self.signed_by else ""
+        return f"deb {option}{self.uri} {self.suite} {' '.join(self.components)}"
+
+
+def parse_list(text: str) -> list[Source]:
+    """Parse the one-line format; deb-src entries and comments are left out."""
+    sources = []
+    for line in text.splitlines():
+        match = _ONE_LINE.match(line.partition("#")[0].strip())
+        if not match or match["type"] != "deb":
+            continue
+        words = match["rest"].split()
+        if len(words) < 2:
+            continue
+        options = dict(
+            word.split("=", 1) for word in (match["options"] or "").split() if "=" in word
+        )
+        sources.append(Source(words[0], words[1], tuple(words[2:]), options.get("signed-by")))
+    return sources
+
+
+def parse_deb822(text: str) -> list[Source]:
+    """Parse the deb822 format; disabled stanzas and keys embedded in the file are left out.
+
+    A stanza with an embedded key is taken without it: the key then has to be in the machine's
+    trusted keyrings, or apt refuses the place.
+    """
+    sources = []
+    for stanza in re.split(r"\n[ \t]*\n", text.replace("\r\n", "\n")):
+        fields = _fields(stanza)
+        if "deb" not in fields.get("types", "").split():
+            continue
+        if fields.get("enabled", "yes").lower() in (
+            "no",
+            "false",
+            "0",
+            "off",
+            "without",
+            "disable",
+        ):
+            continue
+        signed_by: str | None = fields.get("signed-by", "").strip()
+        if not signed_by or "\n" in signed_by or "BEGIN PGP" in signed_by:
+            signed_by = None
+        sources += [
+            Source(uri, suite, tuple(fields.get("components", "").split()), signed_by)
+            for uri in fields.get("uris", "").split()
+            for suite in fields.get("suites", "").split()
+        ]
+    return sources
+
+
+def _fields(stanza: str) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    key = ""
+    for line in stanza.splitlines():
+        if line.startswith("#"):
+            continue
+        if line[:1] in (" ", "\t") and key:
+            fields[key] += "\n" + line.strip()
+        elif ":" in line:
+            key, _, value = line.partition(":")
+            key = key.strip().lower()
+            fields[key] = value.strip()
+    return fields
+
+
+def machine_sources(etc: Path = Path("/etc/apt")) -> list[Source]:
+    """Read all of the machine's source lists, in apt's order."""
+    sources = []
+    main = etc / "sources.list"
+    parts = etc / "sources.list.d"
+    for path in [main, *(sorted(parts.iterdir()) if parts.is_dir() else [])]:
+        if not path.is_file():
+            continue
+        text = path.read_text(encoding="utf-8", errors="replace")
+        match path.suffix:
+            case ".list":
+                sources += parse_list(text)
+            case ".sources":
+                sources += parse_deb822(text)
+    return sources
+
+
+def debian_only(sources: Iterable[Source], codename: str) -> list[Source]:
+    """Keep what belongs to one Debian release, its updates and its security updates included.
+
+    Only ``main`` is asked for, and third-party places that reuse the suite's name but not the
+    component fall out here; those that reuse both fall to the pin in :func:`download`.
+    """
+    suites = {codename, f"{codename}-updates", f"{codename}-security"}
+    kept = []
+    for source in sources:
+        if source.suite in suites and "main" in source.components:
+            slim = Source(source.uri, source.suite, ("main",), source.signed_by)
+            if slim not in kept:
+                kept.append(slim)
+    return kept
+
+
+def codename(os_release: Path = Path("/etc/os-release")) -> str:
+    """Return the name of the Debian release that runs here.
+
+    :raise UklError: ``apt-unusable`` if it is not Debian.
+    """
+    text = os_release.read_text(encoding="utf-8") if os_release.is_file() else ""
+    fields = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    name = fields.get("VERSION_CODENAME", "").strip("\"'")
+    if fields.get("ID", "").strip("\"'") != "debian" or not name:
+        raise UklError(
+            "apt-unusable",
+            f"this machine is not a Debian release ({os_release})",
+            hint="name a folder with the sources: linux_src=FOLDER",
+        )
+    return name
+
+
+def network_env(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the environment of a program that downloads."""
+    named = {key: environ[key] for key in NETWORK_VARIABLES if key in environ}
+    return {**proc.BASE_ENV, **named}
+
+
+def download(package: str, folder: Path, sources: Iterable[Source], *, log: Path) -> Path:
+    """Download the newest version of a package and return the .deb.
+
+    apt itself checks the signature of the index and the digest of the package.
+
+    :param folder: empty folder for apt's private state and the package.
+    :param log: what apt says; the update's log stands beside it with ``update-`` before its name.
+    :raise UklError: ``apt-unusable`` without any source, ``tool-missing`` or ``tool-failed``.
+    """
+    lines = [source.line for source in sources]
+    if not lines:
+        raise UklError(
+            "apt-unusable",
+            "none of this machine's apt sources belongs to the Debian release that runs here",
+            hint="add Debian to /etc/apt, or name a folder with the sources: linux_src=FOLDER",
+        )
+    state, packages = folder / "state", folder / "packages"
+    for path in (state / "lists" / "partial", folder / "cache" / "archives" / "partial", packages):
+        path.mkdir(parents=True)
+    (folder / "sources.list").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "status").touch()
+    # Of two places that offer the package, only Debian's own index counts.
+    (folder / "preferences").write_text(
+        "Package: *\nPin: release o=Debian\nPin-Priority: 990\n\n"
+        "Package: *\nPin: release o=*\nPin-Priority: -1\n",
+        encoding="utf-8",
+    )
+    settings = {
+        "Dir::State": state,
+        "Dir::State::status": folder / "status",
+        "Dir::Cache": folder / "cache",
+        "Dir::Etc::sourcelist": folder / "sources.list",
+        "Dir::Etc::sourceparts": "/dev/null",
+        "Dir::Etc::preferences": folder / "preferences",
+        "Dir::Etc::preferencesparts": "/dev/null",
+        "Acquire::Languages": "none",
+        "Acquire::Retries": "3",
+        # A list that did not arrive must not pass for a package that does not exist.
+        "APT::Update::Error-Mode": "any",
+        # As root apt would change to a user who cannot write to a private folder.
+        "APT::Sandbox::User": "root",
+    }
+    options = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
+    hint = "check the network and /etc/apt, or name a folder with the sources: linux_src=FOLDER"
+    env = network_env()
+    update_log = log.with_name(f"update-{log.name}")
+    proc.run(["apt-get", *options, "--quiet", "update"], env=env, log=update_log, hint=hint)
+    proc.run(
+        ["apt-get", *options, "--quiet", "download", package],
+        cwd=packages,
+        env=env,
+        log=log,
+        hint=hint,
+    )
+    (found,) = packages.glob("*.deb")
+    return found

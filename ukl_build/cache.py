@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cache that all builds of a user share: downloads by digest, prepared trees by digest.
+
+A name in it appears by a rename of something whole, so what is there can be used.  What a killed
+build left in ``tmp/`` is removed by the next one that holds the lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from ukl_build import files
+
+Say = Callable[[str], None]
+"""Takes one line for the person at the terminal."""
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A cache folder."""
+
+    root: Path
+
+    @classmethod
+    def default(cls) -> Cache:
+        """Return the user's cache: ``$XDG_CACHE_HOME/ukl-build``, or ``~/.cache/ukl-build``."""
+        return cls(platformdirs.user_cache_path("ukl-build"))
+
+    @property
+    def trees(self) -> Path:
+        """Unpacked and patched source trees, named by the digest of all that went in."""
+        return self.root / "trees"
+
+    @property
+    def ccache(self) -> Path:
+        """Folder of the compiler cache."""
+        return self.root / "ccache"
+
+    def download(self, digest: str, name: str) -> Path:
+        """Return where a downloaded file with this SHA-256 is or would be."""
+        return self.root / "downloads" / digest / name
+
+    def index(self, name: str) -> Path:
+        """Return the file that remembers which digest a package's file has."""
+        return self.root / "downloads" / "index" / f"{name}.json"
+
+    @contextmanager
+    def locked(self, say: Say) -> Iterator[None]:
+        """Hold the cache for this process alone, waiting for another build if need be.
+
+        :raise OSError: if the cache cannot be written.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"waiting for another build to let go of {self.root}")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            # Only a holder of the lock makes anything there, so all of it is of dead builds.
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            yield
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Make a folder in the cache's file system that is gone afterwards; needs the lock."""
+        self._temporary.mkdir(parents=True, exist_ok=True)
+        path = Path(tempfile.mkdtemp(dir=self._temporary))
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def admit(self, file: Path, digest: str) -> Path:
+        """Move a verified file from a scratch folder in, and return its new place.
+
+        :raise OSError: if the cache cannot be written.
+        """
+        place = self.download(digest, file.name)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("rb") as content:
+            os.fsync(content.fileno())
+        file.replace(place)
+        files.sync_folder(place.parent)
+        return place
+
+    def expel(self, file: Path) -> None:
+        """Remove a file that turned out to be wrong, and its folder if that is empty then."""
+        file.unlink(missing_ok=True)
+        with suppress(OSError):
+            file.parent.rmdir()
+
+    @property
+    def _temporary(self) -> Path:
+        return self.root / "tmp"

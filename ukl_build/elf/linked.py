@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must be true of vmlinux after the archive is linked into it.
+
+The linker script is the kernel's; a line of it in the wrong place gives an image that boots and
+fails later: in the first exception, in the first string function, in the first thread.
+"""
+
+from __future__ import annotations
+
+import struct
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+
+from ukl_build.elf import abi
+from ukl_build.elf.names import ENTRY, PREFIX
+from ukl_build.elf.unwind import END, START
+from ukl_build.errors import UklError
+
+
+def check_linked(vmlinux: Path) -> None:
+    """Check the application's part of a linked kernel.
+
+    * The entry point is there and no symbol of the application is undefined.
+    * The unwind header's table is sorted: the linker script kept the order of the code sections.
+    * Every IRELATIVE entry is one, and its slot is writable while its resolver is code.
+    * The arrays of functions end where they ought to: nothing is in between start and end that was
+      not there in the archive, so both are multiples of 8 and in the same section.
+
+    :raise UklError: ``elf-linked`` with every way in which it is broken; ``elf-format`` if the
+        file cannot be read.
+    """
+    with vmlinux.open("rb") as file:
+        try:
+            problems = _Linked(ELFFile(file)).problems()
+        except (ELFError, struct.error, LookupError, ValueError) as error:
+            raise UklError(
+                "elf-format", f"{vmlinux} cannot be read: {error}", hint="link the kernel again"
+            ) from error
+    if problems:
+        raise UklError(
+            "elf-linked",
+            f"{vmlinux.name} does not hold the application as it must",
+            hint="compare arch/x86/kernel/vmlinux.lds.S with docs/design.md, "
+            "'The contract between the archive and the kernel'",
+            detail="\n".join(problems[:25]),
+        )
+
+
+class _Linked:
+    """One linked kernel."""
+
+    def __init__(self, elf: Any) -> None:
+        self.stream = elf.stream
+        self.sections = [one.header for one in elf.iter_sections()]
+        table = elf.get_section_by_name(".symtab")
+        if table is None:
+            raise ValueError("it has no symbol table")
+        strings = elf.get_section(table["sh_link"]).data()
+        self.symbols: dict[str, int] = {}
+        self.undefined: list[str] = []
+        prefix = PREFIX.encode()
+        for st_name, _, _, st_shndx, st_value, _ in abi.ELF64_SYM.iter_unpack(table.data()):
+            if strings.startswith(prefix, st_name):
+                name = strings[st_name : strings.index(b"\0", st_name)].decode()
+                self.symbols[name.removeprefix(PREFIX)] = st_value
+                if st_shndx == abi.SHN_UNDEF:
+                    self.undefined.append(name)
+
+    def section(self, address: int) -> Any:
+        """Return the header of the allocated section an address is in, its end included."""
+        for header in self.sections:
+            if header["sh_flags"] & abi.SHF.SHF_ALLOC and not header["sh_flags"] & abi.SHF.SHF_TLS:
+                start = header["sh_addr"]
+                if start <= address < start + max(header["sh_size"], 1):
+                    return header
+        return None
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return contents."""
+        header = self.section(address)
+        if header is None or header["sh_type"] != "SHT_PROGBITS":
+            raise ValueError(f"{address:#x} is in no section with contents")
+        self.stream.seek(header["sh_offset"] + address - header["sh_addr"])
+        data: bytes = self.stream.read(size)
+        if len(data) != size:
+            raise ValueError("it is truncated")
+        return data
+
+    def problems(self) -> list[str]:
+        """Return what is wrong."""
+        found = [f"{name} is undefined" for name in self.undefined]
+        if ENTRY not in self.symbols:
+            return [*found, f"{PREFIX}{ENTRY} is not there: was the archive linked?"]
+        if START in self.symbols:
+            found += self._unwind()
+        if "__rela_iplt_start" in self.symbols:
+            found += self._irelative()
+        for kind in ("preinit", "init", "fini"):
+            start = self.symbols.get(f"__{kind}_array_start")
+            end = self.symbols.get(f"__{kind}_array_end")
+            if start is not None and end is not None and (end < start or (end - start) % 8):
+                found.append(f"the {kind} array goes from {start:#x} to {end:#x}")
+        return found
+
+    def _unwind(self) -> list[str]:
+        start, end = self.symbols[START], self.symbols[END]
+        (count,) = struct.unpack("<I", self.read(start + 8, 4))
+        if end - start != 12 + 8 * count:
+            return [f"the unwind header has {end - start} bytes for {count} functions"]
+        words = struct.unpack(f"<{2 * count}i", self.read(start + 12, 8 * count))
+        locations = words[::2]
+        for one, next_ in pairwise(locations):
+            if one > next_:
+                return [
+                    f"the unwind header is not sorted at {start + one:#x}: .ukl.text comes first,"
+                    " the other .ukl.text.* in the order of the archive"
+                ]
+        return []
+
+    def _irelative(self) -> list[str]:
+        found = []
+        start, end = self.symbols["__rela_iplt_start"], self.symbols["__rela_iplt_end"]
+        for r_offset, r_info, r_addend in abi.ELF64_RELA.iter_unpack(
+            self.read(start, end - start) if end > start else b""
+        ):
+            slot, resolver = self.section(r_offset), self.section(r_addend % (1 << 64))
+            if (
+                r_info != abi.RelocType.R_X86_64_IRELATIVE
+                or slot is None
+                or not slot["sh_flags"] & abi.SHF.SHF_WRITE
+                or resolver is None
+                or not resolver["sh_flags"] & abi.SHF.SHF_EXECINSTR
+            ):
+                found.append(f"IRELATIVE entry {r_offset:#x} {r_info:#x} {r_addend:#x}")
+        return found

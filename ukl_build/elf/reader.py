@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading a relocatable object into the model."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+from elftools.elf.enums import ENUM_SH_TYPE_AMD64
+
+from ukl_build.elf import abi
+from ukl_build.elf.abi import SHF
+from ukl_build.elf.model import ObjectFile, Relocation, Section, Symbol
+from ukl_build.errors import UklError
+
+_OF_THE_FILE = frozenset(
+    (
+        abi.SHT_NULL,
+        abi.SHT_STRTAB,
+        abi.SHT_RELA,
+        abi.SHT_GROUP,
+        abi.SHT_SYMTAB,
+        abi.SHT_SYMTAB_SHNDX,
+    )
+)
+"""Section types that hold nothing of the program, only of the file."""
+
+
+def read_object(path: Path) -> ObjectFile:
+    """Read a relocatable object.
+
+    Section groups (gABI, "Section Groups") are dissolved: within one object every group is the
+    only one of its signature, so it says nothing any more.
+
+    :raise UklError: ``elf-format`` if the file is no sound x86-64 ET_REL object.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        _refuse(path, f"cannot be read: {error.strerror}", error)
+    with file:
+        try:
+            elf = ELFFile(file)
+        except (ELFError, UnicodeDecodeError) as error:
+            _refuse(path, f"cannot be read as ELF: {error or type(error).__name__}", error)
+        found = (elf["e_type"], elf["e_machine"], elf.elfclass)
+        if found != ("ET_REL", "EM_X86_64", 64):
+            _refuse(path, "is {} for {}, {} bit, not ET_REL for EM_X86_64, 64 bit".format(*found))
+        try:
+            return _read(path, elf)
+        except (ELFError, UnicodeDecodeError, struct.error, LookupError, ValueError) as error:
+            _refuse(path, f"is damaged: {error or type(error).__name__}", error)
+
+
+def _refuse(path: Path, what: str, cause: Exception | None = None) -> NoReturn:
+    raise UklError(
+        "elf-format",
+        f"{path} {what}",
+        hint="give an x86-64 object file (gcc -c) or the output of ld -r",
+    ) from cause
+
+
+def _read(path: Path, elf: Any) -> ObjectFile:
+    result = ObjectFile()
+    by_index: dict[int, Section] = {}
+    headers = list(elf.iter_sections())
+    types = [_number(raw["sh_type"]) for raw in headers]
+
+    def contents(raw: Any) -> bytes:
+        elf.stream.seek(raw["sh_offset"])
+        data: bytes = elf.stream.read(raw["sh_size"])
+        if len(data) != raw["sh_size"]:
+            _refuse(path, f"is truncated: section {raw.name} ends behind the end of the file")
+        return data
+
+    for index, (raw, sh_type) in enumerate(zip(headers, types, strict=True)):
+        if sh_type == abi.SHT_REL:
+            _refuse(path, f"has {raw.name} without addends, which the psABI does not use")
+        if sh_type in _OF_THE_FILE:
+            continue
+        section = Section(
+            name=raw.name,
+            sh_type=sh_type,
+            sh_flags=raw["sh_flags"] & ~SHF.SHF_GROUP & ~SHF.SHF_INFO_LINK,
+            sh_addralign=raw["sh_addralign"] or 1,
+            sh_entsize=raw["sh_entsize"],
+        )
+        if sh_type == abi.SHT_NOBITS:
+            section.nobits_size = raw["sh_size"]
+        else:
+            section.data = bytearray(contents(raw))
+        by_index[index] = section
+        result.sections.append(section)
+
+    if types.count(abi.SHT_SYMTAB) != 1:
+        _refuse(path, f"has {types.count(abi.SHT_SYMTAB)} symbol tables instead of one")
+    symtab = headers[types.index(abi.SHT_SYMTAB)]
+    indices: Iterator[int] = iter(())
+    if abi.SHT_SYMTAB_SHNDX in types:
+        # gABI: a parallel table of 32-bit indices for symbols whose st_shndx is SHN_XINDEX.
+        raw = headers[types.index(abi.SHT_SYMTAB_SHNDX)]
+        indices = (word for (word,) in struct.iter_unpack("<I", contents(raw)))
+    strings = contents(headers[symtab["sh_link"]])
+    symbols: list[Symbol] = []
+    for st_name, st_info, st_other, st_shndx, st_value, st_size in abi.ELF64_SYM.iter_unpack(
+        contents(symtab)
+    ):
+        extended = next(indices, 0)
+        index = extended if st_shndx == abi.SHN_XINDEX else st_shndx
+        name = strings[st_name : strings.index(b"\0", st_name)].decode("utf-8", "surrogateescape")
+        owner = by_index.get(index) if st_shndx < abi.SHN_LORESERVE or extended else None
+        if st_info & 0xF == abi.STT_SECTION:
+            # One symbol a section is enough; those of tables (relocations…) have no referents.
+            symbols.append(owner.symbol if owner else Symbol("", abi.STB_LOCAL, abi.STT_SECTION))
+            continue
+        if owner is None and 0 < index < len(types) and types[index] == abi.SHT_GROUP:
+            # g++ puts the signature of some groups (C5 constructors) there: a name, no place.
+            symbols.append(Symbol(name, abi.STB_LOCAL, abi.STT_NOTYPE))
+            continue
+        if owner is None and index not in (abi.SHN_UNDEF, abi.SHN_ABS, abi.SHN_COMMON):
+            _refuse(path, f"has symbol {name} in section {index:#x}, which is none of the program")
+        symbol = Symbol(
+            name=name,
+            st_bind=st_info >> 4,
+            st_type=st_info & 0xF,
+            section=owner,
+            st_shndx=index if owner is None else 0,
+            st_value=st_value,
+            st_size=st_size,
+            st_other=st_other,
+        )
+        if symbols:  # the first entry is the undefined symbol, no symbol of the program
+            result.symbols.append(symbol)
+        symbols.append(symbol)
+
+    for raw, sh_type in zip(headers, types, strict=True):
+        if sh_type != abi.SHT_RELA:
+            continue
+        section = by_index[raw["sh_info"]]
+        section.relocations = [
+            Relocation(r_offset, r_info & 0xFFFFFFFF, symbols[r_info >> 32], r_addend)
+            for r_offset, r_info, r_addend in abi.ELF64_RELA.iter_unpack(contents(raw))
+        ]
+    return result
+
+
+def _number(sh_type: str | int) -> int:
+    """Turn the name that pyelftools gives a section type back into its number."""
+    return sh_type if isinstance(sh_type, int) else int(ENUM_SH_TYPE_AMD64[sh_type])

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is made of a recipe: where files go, which fragments, which kernel command line.
+
+Pure functions and frozen data; nothing here reads or writes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ukl_build.errors import UklError
+from ukl_build.image import Image, Init
+from ukl_build.initconf import InitConf
+from ukl_build.recipe import AppRecipe
+
+FRAGMENTS = ("base", "hardening", "console", "userspace", "net")
+"""In every image, before those that a recipe needs."""
+
+FRAGMENTS_LAST = ("virtio-rng", "virtio-serial", "pvpanic", "ukl")
+"""In every image, after those that a recipe needs."""
+
+CMDLINE = (
+    "console=ttyS0",  # the log that ukl-run keeps
+    "panic=-1",  # reset at once: QEMU, told not to reboot, ends even where pvpanic is missing
+)
+"""Kernel parameters of every image."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the outputs of an application are; see docs/design.md."""
+
+    build: Path
+    app: str
+
+    @property
+    def folder(self) -> Path:
+        """All of an application's outputs."""
+        return self.build / self.app
+
+    @property
+    def objects(self) -> Path:
+        """The application's own objects."""
+        return self.folder / "objects"
+
+    @property
+    def linked(self) -> Path:
+        """The application's partial link."""
+        return self.objects / "app.o"
+
+    @property
+    def archive(self) -> Path:
+        """The prefixed application, as the kernel links it."""
+        return self.folder / "UKL.a"
+
+    @property
+    def sources(self) -> Path:
+        """Which tree is built."""
+        return self.folder / "sources.manifest.json"
+
+    @property
+    def kconfig(self) -> Path:
+        """The merged configuration."""
+        return self.folder / "kconfig" / "config"
+
+    @property
+    def linux(self) -> Path:
+        """The kernel's output folder."""
+        return self.folder / "linux"
+
+    @property
+    def initramfs(self) -> Path:
+        """The guest's userspace."""
+        return self.folder / "initramfs.cpio"
+
+    @property
+    def kernel(self) -> Path:
+        """The one bootable file."""
+        return self.folder / f"{self.app}.bzImage"
+
+    @property
+    def vmlinux(self) -> Path:
+        """The same kernel with its symbols."""
+        return self.folder / f"{self.app}.vmlinux"
+
+    @property
+    def image(self) -> Path:
+        """What ukl-run needs."""
+        return self.folder / "image.json"
+
+    @property
+    def logs(self) -> Path:
+        """One log a step."""
+        return self.build / "logs" / self.app
+
+
+def fragments(recipe: AppRecipe, extra: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Return the names of the fragments of an image, in the order they are merged, each once.
+
+    :param extra: what the user adds.
+    """
+    direct = ("net-autoconf",) if recipe.guest.init is Init.DIRECT else ()
+    names = (*FRAGMENTS, *recipe.kconfig.fragments, *direct, *FRAGMENTS_LAST, *extra)
+    return tuple(dict.fromkeys(names))
+
+
+def cmdline(recipe: AppRecipe) -> tuple[str, ...]:
+    """Return the kernel parameters of an image.
+
+    With our init the application's arguments, environment, sysctls and limits are in the
+    initramfs.  Without it the kernel's own parameters say as much of that as they can: an address
+    by DHCP, sysctls, arguments after ``--``, environment variables; :func:`lacking` has the rest.
+
+    :raise UklError: ``recipe-invalid`` if something cannot be said without our init.
+    """
+    guest = recipe.guest
+    if guest.init is Init.RING3:
+        return (*CMDLINE, *guest.cmdline)
+    return (
+        *CMDLINE,
+        f"rdinit={recipe.app.path}",
+        "ip=dhcp",
+        *(_word(f"sysctl.{name}={value}") for name, value in guest.sysctl.items()),
+        *guest.cmdline,
+        # The kernel hands parameters that it does not know to process 1 as its environment.
+        *(_word(f"{name}={value}") for name, value in guest.env.items()),
+        "--",
+        *(_word(word) for word in guest.args),
+    )
+
+
+def lacking(recipe: AppRecipe) -> list[str]:
+    """Return what of a recipe has no effect, for people."""
+    if recipe.guest.init is Init.DIRECT and recipe.guest.limits:
+        names = ", ".join(sorted(recipe.guest.limits))
+        return [f"limits are not set with init=direct: {names}"]
+    return []
+
+
+def _word(text: str) -> str:
+    """Quote a kernel parameter; the kernel knows double quotes and no way to escape one."""
+    if '"' in text:
+        raise UklError(
+            "recipe-invalid",
+            f"a kernel parameter cannot contain a double quote: {text}",
+            hint='use init = "ring3"',
+        )
+    if " " not in text and text:
+        return text
+    name, equals, value = text.partition("=")
+    return f'{name}="{value}"' if equals and " " not in name else f'"{text}"'
+
+
+def init_conf(recipe: AppRecipe) -> InitConf:
+    """Return what our init is told."""
+    guest = recipe.guest
+    conf = InitConf(
+        app=recipe.app.path,
+        argv=recipe.app.argv,
+        hostname=recipe.name.replace("_", "-"),
+        limits={name: (limit.soft, limit.hard) for name, limit in guest.limits.items()},
+        sysctls=guest.sysctl,
+    )
+    return replace(conf, env={**conf.env, **guest.env})
+
+
+def image(recipe: AppRecipe, kernel: str) -> Image:
+    """Return the description of an image.
+
+    :param kernel: the bootable file, relative to the description.
+    :raise UklError: ``recipe-invalid``.
+    """
+    guest = recipe.guest
+    return Image(
+        name=recipe.name,
+        kernel=kernel,
+        cmdline=cmdline(recipe),
+        memory_mib=guest.memory_mib,
+        cpus=guest.cpus,
+        ports=guest.ports,
+        smoke=guest.smoke,
+        init=guest.init,
+        app=recipe.app,
+    )

@@ -1,0 +1,585 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What stands between SCons and the stages.
+
+SCons only schedules: it knows files and what they are made of.  The kernel's tree and output folder
+are one file each to it (a manifest and a bzImage); what is out of date in there is make's business.
+
+Actions are functions of this module, since SCons puts a function's code into the signature of what
+it builds and cannot look into a closure; their data comes through the environment, and what must
+trigger a rebuild is a Value() node.
+"""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import json
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import SCons.Script as scons
+from SCons.Node.Python import Value
+
+from ukl_build import files, manifest, plan, proc, recipe, toolchain
+from ukl_build.cache import Cache
+from ukl_build.errors import UklError
+from ukl_build.image import Init
+from ukl_build.model import nearest
+from ukl_build.progress import Reporter
+from ukl_build.stages import archive, image, kconfig, linux, sources, userspace
+
+# --- What can be asked for ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A ``name=value`` of the command line."""
+
+    name: str
+    help: str
+    default: str = ""
+    values: tuple[str, ...] = ()
+    """Allowed values; empty if any will do."""
+
+
+def variables(apps: Sequence[str]) -> list[Variable]:
+    """Return all variables."""
+    inits = tuple(init.value for init in Init)
+    return [
+        Variable("app", "application to build", values=tuple(apps)),
+        Variable("linux_src", "folder with Linux's tarball or .deb, or an unpacked tree"),
+        Variable("linux_sha256", "SHA-256 of Linux's tarball; enables the upstream place"),
+        Variable("linux_version", "version to fetch from upstream, with linux_sha256"),
+        Variable("fragments", "more fragments of kconfig/, separated by commas"),
+        Variable("init", "process 1 in place of the recipe's", values=inits),
+        Variable("cache_dir", "folder of SCons' cache of built files"),
+        Variable("build", "folder for all outputs", default="build"),
+        Variable("tests", "arguments of pytest for the targets test and check-long"),
+    ]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A name that can be given instead of a file."""
+
+    name: str
+    help: str
+    needs_app: bool = True
+
+
+TARGETS = (
+    Target("image", "the bootable file and image.json (the default)"),
+    Target("run", "start the image in QEMU and show its console"),
+    Target("smoke", "start the image, ask it something, check the answer, stop it"),
+    Target("menuconfig", "look at the kernel's options; changes are shown, not kept"),
+    Target("savedefconfig", "write the configuration in its shortest form"),
+    Target("test", "the tests that every change must pass", needs_app=False),
+    Target("check-long", "the tests that take longer", needs_app=False),
+)
+
+
+def main(arguments: Sequence[tuple[str, str]], targets: Sequence[str]) -> None:
+    """Read the command line and tell SCons what there is to do."""
+    root = Path(scons.Dir("#").abspath)
+    try:
+        _main(root, arguments, [str(target) for target in targets])
+    except UklError as error:
+        print(error, file=sys.stderr)
+        scons.Exit(error.exit_status)
+
+
+def _main(root: Path, arguments: Sequence[tuple[str, str]], targets: Sequence[str]) -> None:
+    scons.SetOption("no_progress", True)
+    scons.SetOption("num_jobs", os.cpu_count() or 1)  # -j on the command line wins
+    scons.SetOption("stack_size", 8192)  # KiB for a thread; SCons' own 256 are for running programs
+    apps = recipe.names(root / "recipes", recipe.Kind.APPLICATION)
+    known = variables(apps)
+    _help(known)
+    if scons.GetOption("help"):
+        return
+    values = read_variables(known, arguments)
+    alone = {target.name for target in TARGETS if not target.needs_app} & set(targets)
+    if alone:
+        if set(targets) - alone:
+            # Tests build images themselves, and would wait for the lock that we hold.
+            raise UklError(
+                "variable-invalid",
+                f"{', '.join(sorted(alone))} cannot be combined with other targets",
+                hint="run them one after the other",
+            )
+        _test_targets(root, values)
+        return
+    if not values["app"]:
+        raise UklError(
+            "variable-invalid",
+            "which application?",
+            hint=f"give app=NAME, one of: {', '.join(apps)}; scons -h lists all there is",
+        )
+    Build(root, values).declare()
+
+
+def read_variables(
+    known: Sequence[Variable], arguments: Sequence[tuple[str, str]]
+) -> dict[str, str]:
+    """Return the value of every variable.
+
+    :raise UklError: ``variable-invalid`` or ``app-unknown``, with the nearest name.
+    """
+    by_name = {variable.name: variable for variable in known}
+    values = {variable.name: variable.default for variable in known}
+    for name, value in arguments:
+        variable = by_name.get(name)
+        if variable is None:
+            raise UklError(
+                "variable-invalid",
+                f"there is no variable {name!r}{nearest(name, by_name)}",
+                hint="scons -h lists all variables",
+            )
+        if value and variable.values and value not in variable.values:
+            raise UklError(
+                "app-unknown" if name == "app" else "variable-invalid",
+                f"{name}={value} is unknown{nearest(value, variable.values)}",
+                hint=f"choose one of: {', '.join(variable.values)}",
+            )
+        values[name] = value
+    return values
+
+
+def _help(known: Sequence[Variable]) -> None:
+    """Have SCons show the variables and targets for -h."""
+    lines = ["", "scons app=NAME [VARIABLE=VALUE...] [TARGET...]", "", "Variables:"]
+    for variable in known:
+        allowed = f" ({' | '.join(variable.values)})" if variable.values else ""
+        default = variable.default or "none"
+        lines.append(f"  {variable.name:14} {variable.help}{allowed}; default: {default}")
+    lines += ["", "Targets:"]
+    lines += [f"  {target.name:14} {target.help}" for target in TARGETS]
+    lines += ["", "scons -H lists SCons' own options (-j, -k, -n, -c, ...).", ""]
+    scons.Help("\n".join(lines))
+
+
+# --- What there is to build ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all actions of a build need; SCons hands it to them through the environment."""
+
+    root: Path
+    layout: plan.Layout
+    app: recipe.AppRecipe
+    kernel: recipe.LinuxRecipe
+    options: sources.Options
+    fragments: tuple[Path, ...]
+    cache: Cache
+    compiler: toolchain.Compiler
+    reporter: Reporter
+    again: str
+    """The scons command line without targets, for manifests."""
+
+
+class Build:
+    """The graph of one application."""
+
+    def __init__(self, root: Path, values: Mapping[str, str]) -> None:
+        found = recipe.load_app(root / "recipes", values["app"])
+        if values["init"]:
+            guest = found.guest.model_copy(update={"init": Init(values["init"])})
+            found = found.model_copy(update={"guest": guest})
+        build = root / values["build"]
+        cache = Cache.default()
+        extra = tuple(name for name in values["fragments"].split(",") if name)
+        given = [f"{name}={value}" for name, value in values.items() if value]
+        self.job = Job(
+            root=root,
+            layout=plan.Layout(build, found.name),
+            app=found,
+            kernel=recipe.load_linux(root / "recipes"),
+            options=sources.Options(
+                folder=Path(values["linux_src"]).resolve() if values["linux_src"] else None,
+                sha256=values["linux_sha256"] or None,
+                version=values["linux_version"] or None,
+            ),
+            fragments=fragment_files(root / "kconfig", plan.fragments(found, extra)),
+            cache=cache,
+            compiler=toolchain.compiler(cache.ccache),
+            reporter=Reporter(build / "durations.json"),
+            again=shlex.join(["scons", *given]),
+        )
+        self.env = scons.Environment(
+            tools=["gcc", "gas", "compilation_db"],
+            ENV=dict(self.job.compiler.env),
+            PRINT_CMD_LINE_FUNC=_print_command,
+            UKL=self.job,
+        )
+        # Not before: SCons asks the compiler for its version even if nothing is to be built, and
+        # ccache would make its folder for that.
+        self.env.Replace(CC=self.job.compiler.command)
+        if values["cache_dir"]:
+            self.env.CacheDir(values["cache_dir"])
+
+    def declare(self) -> None:
+        """Tell SCons about all files and targets."""
+        job, layout = self.job, self.job.layout
+        if not (scons.GetOption("no_exec") or scons.GetOption("clean")):
+            _lock(layout.folder / "lock", job.reporter.say)
+            _pass_signals_on()
+        # One for each application, so that two may be built at once.
+        scons.SConsignFile(str(layout.folder / "sconsign"))
+        compiler = _value(toolchain.version_line())
+        guest = _value(job.app.model_dump_json())
+
+        objects = self._objects()
+        linked = self._stage("link", [layout.linked], objects, module="archive")
+        tables = _files(job.root / "linker", "*.toml")
+        elf = _files(Path(__file__).parent / "elf", "*.py")
+        archived = self._stage("archive", [layout.archive], [*linked, *tables, *elf])
+        series = _files(job.root / "recipes" / "linux", "**/*")
+        tree = self.env.Command(
+            str(layout.sources),
+            [_value(source_state(job)), *series, _code("sources")],
+            scons.Action(_stage, _announce),
+            UKL_STAGE="sources",
+        )
+        self.env.NoCache(tree)  # it names a folder of this machine
+        if layout.sources.is_file() and not sources.read_tree(layout.sources).path.is_dir():
+            self.env.AlwaysBuild(tree)  # the cache was emptied
+        names = _value([path.name for path in job.fragments])
+        fragments = [str(path) for path in job.fragments]
+        config = self._stage("kconfig", [layout.kconfig], [*tree, names, compiler, *fragments])
+        init = _files(job.root / "guest", "**/*.[ch]")
+        initramfs = self._stage("userspace", [layout.initramfs], [guest, compiler, *init])
+        kernel = self._stage(
+            "linux",
+            [layout.kernel, layout.vmlinux],
+            [*tree, *config, *archived, *initramfs, compiler],
+        )
+        described = self._stage("image", [layout.image], [guest, *kernel])
+        database = self._database()
+        self.env.Clean(described, [str(layout.folder), str(layout.logs)])
+        self.env.Alias("image", described)
+        self.env.Default([*described, *database])
+        for name, function, needs in (
+            ("run", _run, described),
+            ("smoke", _smoke, described),
+            ("menuconfig", _menuconfig, config),
+            ("savedefconfig", _savedefconfig, config),
+        ):
+            action = scons.Action(function, cmdstr=f"{name} {job.app.name}")
+            self.env.AlwaysBuild(self.env.Alias(name, needs, action))
+
+    def _objects(self) -> list[Any]:
+        job = self.job
+        build = job.app.build
+        folder = job.root / job.app.source.folder
+        flags = [*toolchain.DEFAULT_FLAGS, *build.cflags, *toolchain.CODE_FLAGS]
+        self.env.Replace(CCFLAGS=flags, ASPPFLAGS=flags)
+        return [
+            node
+            for name in build.sources
+            for node in self.env.Object(str(job.layout.objects / f"{name}.o"), str(folder / name))
+        ]
+
+    def _database(self) -> Any:
+        path = self.job.layout.folder / "compile_commands.json"
+        database = self.env.CompilationDatabase(str(path))
+        names = list(self.job.app.build.sources)
+        self.env.Depends(database, _value([names, list(self.env["CCFLAGS"])]))
+        for node in database:
+            # The tool has it rewritten each time; with prerequisites it need not be.
+            node.set_always_build(0)
+        return database
+
+    def _stage(
+        self, name: str, outputs: Sequence[Path], inputs: Sequence[Any], *, module: str = ""
+    ) -> list[Any]:
+        """Declare a stage; its own code is one of its inputs."""
+        nodes = self.env.Command(
+            [str(path) for path in (*outputs, _manifest(self.job, name))],
+            [*inputs, _code(module or name)],
+            scons.Action(_stage, _announce),
+            UKL_STAGE=name,
+        )
+        # Outputs are replaced atomically; removing them first would only lose the old ones.
+        self.env.Precious(nodes)
+        # The manifest may change where the outputs do not; nothing is made of it.
+        return list(nodes[: len(outputs)])
+
+
+def fragment_files(folder: Path, names: Sequence[str]) -> tuple[Path, ...]:
+    """Return the files of fragments.
+
+    :raise UklError: ``fragment-unknown``, with the nearest name.
+    """
+    known = {path.stem: path for path in folder.glob("*.config")}
+    for name in names:
+        if name not in known:
+            raise UklError(
+                "fragment-unknown",
+                f"there is no fragment {name!r}{nearest(name, known)}",
+                hint=f"choose from: {', '.join(sorted(known))}",
+            )
+    return tuple(known[name] for name in names)
+
+
+def source_state(job: Job) -> dict[str, str]:
+    """Return what, besides the recipe, decides which tree is built."""
+    folder = job.options.folder
+    state = {"cache": str(job.cache.root), "options": repr(job.options)}
+    if folder is not None and sources.is_tree(folder):
+        state["folder"] = sources.stat_digest(folder)
+    elif folder is not None and folder.is_dir():
+        status = {path.name: path.stat() for path in sorted(folder.iterdir()) if path.is_file()}
+        state["folder"] = repr({n: (s.st_size, s.st_mtime_ns) for n, s in status.items()})
+    return state
+
+
+def _code(stage: str) -> str:
+    """Return the file of a stage's code."""
+    return str(Path(__file__).parent / "stages" / f"{stage}.py")
+
+
+def _manifest(job: Job, stage: str) -> Path:
+    return job.layout.folder / f"{stage}.manifest.json"
+
+
+def _value(content: object) -> Any:
+    """Return a node that stands for data; JSON, so that its text is the same each time."""
+    return scons.Value(json.dumps(content, sort_keys=True))
+
+
+def _files(folder: Path, pattern: str) -> list[str]:
+    return sorted(str(path) for path in folder.glob(pattern) if path.is_file())
+
+
+def _lock(path: Path, say: Callable[[str], None]) -> None:
+    """Keep a second build of the same application waiting until this process has ended."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say(f"waiting for another build in {path.parent}")
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def _pass_signals_on() -> None:
+    """End running programs when SCons is told to stop.
+
+    SCons takes the signals itself and then waits for what runs, which may be minutes.  A wake-up
+    descriptor learns of signals whoever handles them.
+    """
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+
+    def listen() -> None:
+        while number := os.read(read, 1):
+            if number[0] in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                proc.terminate_all()
+
+    threading.Thread(target=listen, daemon=True).start()
+
+
+# --- Actions ------------------------------------------------------------------------------------
+
+
+def _print_command(line: str, target: Any, source: Any, env: Any) -> None:
+    env["UKL"].reporter.say(line)
+
+
+def _announce(target: Any, source: Any, env: Any) -> str:
+    return str(env["UKL"].reporter.announce(env["UKL_STAGE"], str(target[0])))
+
+
+def _stage(target: Any, source: Any, env: Any) -> int:
+    """Run a stage, show its error, leave its manifest."""
+    job: Job = env["UKL"]
+    name = env["UKL_STAGE"]
+    try:
+        with job.reporter.stage(name, str(target[0])):
+            STAGES[name](job)
+        if name != "sources":  # whose only output is its manifest
+            _record(job, name, target, source)
+    except UklError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+def _record(job: Job, name: str, target: Any, source: Any) -> None:
+    """Write a stage's manifest, which is its last target."""
+    inputs = {}
+    for number, node in enumerate(source):
+        if isinstance(node, Value):
+            inputs[f"value {number}"] = node.get_text_contents()
+        else:
+            inputs[str(node)] = files.sha256(Path(node.abspath))
+    outputs = {node.name: files.sha256(Path(node.abspath)) for node in target[:-1]}
+    repeat = f"{job.again} {target[0]}"
+    manifest.store(
+        manifest.Manifest(stage=name, inputs=inputs, outputs=outputs, repeat=repeat),
+        Path(target[-1].abspath),
+    )
+
+
+def _link(job: Job) -> None:
+    objects = [job.layout.objects / f"{name}.o" for name in job.app.build.sources]
+    archive.link_application(objects, job.layout.linked, log=job.layout.logs / "link.log")
+
+
+def _archive(job: Job) -> None:
+    tables = job.root / "linker"
+    archive.make_archive(
+        job.layout.linked,
+        job.layout.archive,
+        unprefixed=tables / "unprefixed.toml",
+        provided=tables / "provided.toml",
+    )
+
+
+def _sources(job: Job) -> None:
+    tree = sources.prepare(
+        job.kernel,
+        job.root / "recipes" / "linux",
+        job.options,
+        job.cache,
+        logs=job.layout.logs,
+        say=job.reporter.say,
+    )
+    job.reporter.say(f"Linux {tree.version} from {tree.origin}")
+    sources.record(tree, job.layout.sources, repeat=f"{job.again} {job.layout.sources.name}")
+
+
+def _kconfig(job: Job) -> None:
+    tree = sources.read_tree(job.layout.sources)
+    log = job.layout.logs / "kconfig.log"
+    kconfig.configure(tree.path, tree.version, job.fragments, job.layout.kconfig, log=log)
+
+
+def _userspace(job: Job) -> None:
+    spec = userspace.Userspace(conf=plan.init_conf(job.app))
+    userspace.build_initramfs(spec, job.layout.initramfs, log=job.layout.logs / "userspace.log")
+
+
+def _linux(job: Job) -> None:
+    linux.build(
+        sources.read_tree(job.layout.sources).path,
+        job.layout.kconfig,
+        job.layout.linux,
+        bzimage=job.layout.kernel,
+        vmlinux=job.layout.vmlinux,
+        jobs=int(scons.GetOption("num_jobs")),
+        compiler=job.compiler,
+        logs=job.layout.logs,
+        say=job.reporter.say,
+    )
+
+
+def _image(job: Job) -> None:
+    for line in plan.lacking(job.app):
+        job.reporter.say(f"warning: {line}")
+    image.describe(job.app, job.layout.kernel, job.layout.image)
+
+
+STAGES: Mapping[str, Callable[[Job], None]] = {
+    "link": _link,
+    "archive": _archive,
+    "sources": _sources,
+    "kconfig": _kconfig,
+    "userspace": _userspace,
+    "linux": _linux,
+    "image": _image,
+}
+
+
+# --- Targets that are no files ------------------------------------------------------------------
+
+
+def _user_env(job_env: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a program that talks to the person at the terminal."""
+    named = ("TERM", "HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "TMPDIR")
+    return {**job_env, **{key: os.environ[key] for key in named if key in os.environ}}
+
+
+def _python_env(root: Path) -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}:{proc.BASE_ENV['PATH']}"
+    return _user_env({**proc.BASE_ENV, "PATH": path, "PYTHONPATH": str(root)})
+
+
+def _attach(root: Path, argv: Sequence[str]) -> int:
+    """Run a program of ours at the terminal."""
+    sys.stdout.flush()
+    try:
+        return proc.attach([sys.executable, *argv], cwd=root, env=_python_env(root))
+    except UklError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
+
+
+def _qemu(job: Job, *words: str) -> int:
+    return _attach(job.root, ["-m", "ukl_build.run.cli", "--qemu", str(job.layout.folder), *words])
+
+
+def _run(target: Any, source: Any, env: Any) -> int:
+    job: Job = env["UKL"]
+    ports = [f"{port.guest}:{port.guest}/{port.proto}" for port in job.app.guest.ports]
+    return _qemu(job, *(word for port in ports for word in ("-p", port)))
+
+
+def _smoke(target: Any, source: Any, env: Any) -> int:
+    return _qemu(env["UKL"], "--smoke")
+
+
+def _menuconfig(target: Any, source: Any, env: Any) -> int:
+    job: Job = env["UKL"]
+    tree = sources.read_tree(job.layout.sources)
+    try:
+        return kconfig.menuconfig(tree.path, tree.version, job.layout.kconfig, job.reporter.say)
+    except UklError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
+
+
+def _savedefconfig(target: Any, source: Any, env: Any) -> int:
+    job: Job = env["UKL"]
+    tree = sources.read_tree(job.layout.sources)
+    out = job.layout.kconfig.with_name("defconfig")
+    try:
+        kconfig.savedefconfig(tree.path, tree.version, job.layout.kconfig, out)
+    except UklError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
+    job.reporter.say(f"written: {out}")
+    return 0
+
+
+def _test_targets(root: Path, values: Mapping[str, str]) -> None:
+    """Declare the targets that run pytest."""
+    env = scons.Environment(tools=[], UKL_ROOT=root, UKL_TESTS=shlex.split(values["tests"]))
+    for name, marks in (("test", "not long"), ("check-long", "long")):
+        action = scons.Action(_pytest, cmdstr=None)
+        env.AlwaysBuild(env.Alias(name, [], action, UKL_MARKS=marks))
+
+
+def _pytest(target: Any, source: Any, env: Any) -> int:
+    argv = ["-m", "pytest", "-m", env["UKL_MARKS"], *env["UKL_TESTS"]]
+    status = _attach(env["UKL_ROOT"], argv)
+    if status:
+        # pytest's summary shall be the last line; SCons would add one of its own to a failure.
+        atexit.register(_exit, status)
+    return 0
+
+
+def _exit(status: int) -> None:
+    """End with a status, after SCons has finished its own work."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes image.json, the description of what was built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ukl_build import image, plan
+from ukl_build.recipe import AppRecipe
+
+
+def describe(recipe: AppRecipe, kernel: Path, out: Path) -> None:
+    """Write the description of an image beside its kernel.
+
+    :raise UklError: ``recipe-invalid``.
+    """
+    image.store(plan.image(recipe, kernel.name), out)

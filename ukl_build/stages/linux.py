@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds the kernel around the application.
+
+make itself decides what is out of date: the archive and the initramfs are prerequisites in the
+kernel's own makefiles, so a changed application is relinked and nothing else is compiled.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ukl_build import dotconfig, files, proc, toolchain
+from ukl_build.cache import Say
+from ukl_build.errors import UklError
+
+RUNNING = ".ukl-running"
+"""File in the output folder while make runs; its time is when make began."""
+
+
+def make_line(tree: Path, out: Path, compiler: toolchain.Compiler, *targets: str) -> list[str]:
+    """Return the make command line for some targets of a tree."""
+    return [
+        "make",
+        "-C",
+        str(tree),
+        f"O={out}",
+        "ARCH=x86",
+        f"CC={compiler.command}",
+        f"HOSTCC={compiler.command}",
+        *(f"{key}={value}" for key, value in toolchain.REPRODUCIBLE.items()),
+        *targets,
+    ]
+
+
+def build(
+    tree: Path,
+    config: Path,
+    out: Path,
+    *,
+    bzimage: Path,
+    vmlinux: Path,
+    jobs: int,
+    compiler: toolchain.Compiler,
+    logs: Path,
+    say: Say,
+) -> None:
+    """Build a bzImage in a folder of its own.
+
+    :param out: make's output folder; what is in it is kept and reused.
+    :param bzimage: where the bootable file goes.
+    :param vmlinux: where the same kernel goes with its symbols.
+    :param jobs: how many compilers may run at once.
+    :raise UklError: ``config-differs`` if the kernel's own Kconfig does not agree with the
+        configuration, ``tool-failed`` if make fails.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    wanted = config.read_text(encoding="utf-8")
+    with _alone(out, say) as lock:
+        _forget_torn_files(out, say)
+        _make(tree, wanted, out, lock, jobs=jobs, compiler=compiler, logs=logs)
+    _copy(out / "vmlinux", vmlinux)
+    _copy(out / "arch" / "x86" / "boot" / "bzImage", bzimage)
+
+
+def _make(
+    tree: Path,
+    wanted: str,
+    out: Path,
+    lock: int,
+    *,
+    jobs: int,
+    compiler: toolchain.Compiler,
+    logs: Path,
+) -> None:
+    place, running = out / ".config", out / RUNNING
+    # An unchanged file keeps its time, or make would look at every option again.  conf has put a
+    # header before it, so the text itself is never the same.
+    if not place.is_file() or differences(wanted, place.read_text(encoding="utf-8")):
+        files.write(place, wanted)
+    running.touch()
+    try:
+        proc.run(
+            make_line(tree, out, compiler, "olddefconfig"),
+            env=compiler.env,
+            log=logs / "olddefconfig.log",
+            keep=[lock],
+        )
+        differing = differences(wanted, place.read_text(encoding="utf-8"))
+        if differing:
+            place.unlink()
+            raise UklError(
+                "config-differs",
+                f"make olddefconfig changed {len(differing)} setting(s)",
+                detail="\n".join(differing),
+                hint="report it: kconfiglib and the kernel's conf disagree",
+            )
+        proc.run(
+            make_line(tree, out, compiler, f"-j{jobs}", "bzImage"),
+            env=compiler.env,
+            log=logs / "make.log",
+            keep=[lock],
+            hint="the first 'error' in the log is the cause",
+        )
+    finally:
+        # make has ended, well or not, and removed what it had half written.  Only if this process
+        # is killed outright the mark stays.
+        running.unlink()
+
+
+@contextmanager
+def _alone(out: Path, say: Say) -> Iterator[int]:
+    """Hold an output folder for this process and the programs it runs.
+
+    A make that outlives a killed build holds the lock as well, so that no second one starts there.
+    """
+    with (out / ".ukl-lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another build, or what is left of a killed one, in {out}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.fileno()
+
+
+def _forget_torn_files(out: Path, say: Say) -> None:
+    """Remove what a build wrote that was killed outright: the last files may be incomplete.
+
+    make would take them for finished, as they are newer than their sources.
+    """
+    running = out / RUNNING
+    if not running.is_file():
+        return
+    since = running.stat().st_mtime_ns
+    torn = [
+        path
+        for path in out.rglob("*")
+        if path.is_file() and not path.is_symlink() and path.stat().st_mtime_ns >= since
+    ]
+    say(f"{out.name}: the last build was killed; {len(torn)} files of it are made again")
+    for path in torn:
+        path.unlink()
+
+
+def differences(wanted: str, got: str) -> list[str]:
+    """Return a line for each setting in which two configurations differ."""
+    one, other = dotconfig.read_settings(wanted), dotconfig.read_settings(got)
+    return [
+        f"CONFIG_{name}: {one.get(name, 'n')!r} became {other.get(name, 'n')!r}"
+        for name in sorted(one.keys() | other.keys())
+        if one.get(name, "n") != other.get(name, "n")
+    ]
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file so that the copy appears at once."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.copyfile(source, temporary)
+    temporary.replace(target)

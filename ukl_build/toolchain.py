@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiler, and the one home of the flags that all code of an application needs.
+
+The kernel build has its own flags; these are for what is linked into it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ukl_build import proc
+
+CC = "gcc"
+LD = "ld"
+
+CODE_FLAGS: Mapping[str, str] = {
+    "-mcmodel=kernel": "it is linked at the top 2 GiB, where addresses are sign-extended 32 bits",
+    "-mno-red-zone": "the call into the kernel writes its return address below rsp; interrupts do "
+    "not need it, they leave the application's stack alone",
+    "-fno-pic": "one link at a known address: no GOT and no PLT that somebody must fill",
+    "-fno-pie": "as -fno-pic, which Debian's compiler overrides by its default",
+    "-fno-stack-protector": "with -mcmodel=kernel the canary is at %gs:0x28, which is the kernel's",
+    "-fcf-protection=none": "the kernel is built without IBT, so endbr64 would only cost space",
+    "-fasynchronous-unwind-tables": "C++ exceptions, thread cancellation and backtraces need them",
+}
+"""Flags that every object of an application is compiled with, and why."""
+
+DEFAULT_FLAGS: Mapping[str, str] = {
+    "-O2": "as distributions build",
+    "-g": "backtraces and gdb; it stays out of the image's memory",
+}
+"""Flags that a recipe may override, since they come first."""
+
+REPRODUCIBLE: Mapping[str, str] = {
+    "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 1970",
+    "KBUILD_BUILD_USER": "ukl",
+    "KBUILD_BUILD_HOST": "ukl",
+}
+"""What the kernel would otherwise take from the clock, the user and the machine."""
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """How compilers are called."""
+
+    words: tuple[str, ...]
+    """Such as ``ccache gcc``."""
+    env: Mapping[str, str]
+    """The whole environment."""
+
+    @property
+    def command(self) -> str:
+        """One string, as make's CC wants it."""
+        return " ".join(self.words)
+
+
+def compiler(ccache: Path, base: Mapping[str, str] = proc.BASE_ENV) -> Compiler:
+    """Return gcc, through ccache if that is installed.
+
+    :param ccache: folder for ccache's files; named, so that ccache needs no HOME.
+    """
+    if shutil.which("ccache", path=base["PATH"]) is None:
+        return Compiler((CC,), dict(base))
+    return Compiler(("ccache", CC), {**base, "CCACHE_DIR": str(ccache)})
+
+
+def version_line(cc: str = CC) -> str:
+    """Return the first line of ``cc --version``, as the kernel's Makefile makes it.
+
+    :raise UklError: ``tool-missing`` or ``tool-failed``.
+    """
+    return proc.run([cc, "--version"]).stdout.splitlines()[0].replace("#", "")
