@@ -13,7 +13,7 @@ from ukl_build import cpio
 from ukl_build.initconf import INIT_CONF, InitConf, Job, Mode, Mount, Static, render
 from ukl_build.run.machine import Machine
 from ukl_build.run.outcome import Kind, Outcome
-from ukl_build.run.vm import Drive, Forward, Vm
+from ukl_build.run.vm import Forward, Vm
 
 pytestmark = pytest.mark.boot
 
@@ -312,21 +312,44 @@ def test_the_init_runs_on_every_kind_of_machine(
     assert end(machine) == Outcome(Kind.EXITED, 5)
 
 
-def test_a_disk_is_mounted_and_written_back(start: Start, tmp_path: Path) -> None:
-    disk = tmp_path / "disk.img"
-    disk.write_bytes(bytes(1 << 20))
+def test_a_file_system_is_mounted_as_it_was_asked(start: Start) -> None:
     machine = start(
         entries=conf(
             argv=("h", "file", "/proc/mounts"),
             mounts=(Mount("none", "/data", "tmpfs", "ro,size=4096"),),
-        ),
-        vm=Vm("guest", drives=(Drive(disk),)),
+        )
     )
     assert end(machine) == Outcome(Kind.EXITED, 0)
     assert "/proc/mounts: none /data tmpfs ro,nosuid,nodev,relatime,size=4k 0 0" in console(machine)
 
 
-def test_a_disk_that_cannot_be_mounted_keeps_the_application_from_starting(start: Start) -> None:
+NO_RNG = ("random.trust_cpu=off", "random.trust_bootloader=off")
+
+
+def test_random_numbers_come_from_the_host(start: Start) -> None:
+    vm = Vm("guest", cpu="max,-rdrand,-rdseed", cmdline=NO_RNG)
+    machine = start(entries=conf(argv=("h", "exit", "6")), vm=vm)
+    assert end(machine) == Outcome(Kind.EXITED, 6)
+    assert machine.wait_event(0, event="warning") is None
+    started = machine.wait_event(0, event="started", job="app")
+    network = machine.wait_event(0, event="network")
+    assert started is not None
+    assert network is not None
+    waited = int(str(started["uptime_ms"])) - int(str(network["uptime_ms"]))
+    assert waited < 2000
+
+
+def test_the_application_starts_without_random_numbers(start: Start) -> None:
+    no_driver = "initcall_blacklist=virtio_rng_driver_init"
+    vm = Vm("guest", cpu="max,-rdrand,-rdseed", cmdline=(*NO_RNG, no_driver))
+    machine = start(entries=conf(argv=("h", "exit", "6"), entropy_wait_s=1), vm=vm)
+    assert end(machine) == Outcome(Kind.EXITED, 6)
+    assert machine.wait_event(0, event="warning", what="entropy") is not None
+
+
+def test_a_file_system_that_cannot_be_mounted_keeps_the_application_from_starting(
+    start: Start,
+) -> None:
     machine = start(entries=conf(mounts=(Mount("none", "/data", "no-such-type"),)))
     outcome = end(machine)
     assert outcome.kind is Kind.NOT_STARTED

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -177,14 +178,13 @@ def running(process: subprocess.Popen[str]) -> int:
     """Wait until the guest runs; return QEMU's process id."""
     assert process.stdout is not None
     assert process.stdout.readline() == "up\n"
-    found = subprocess.run(
-        ["ps", "--ppid", str(process.pid), "-o", "pid=,comm="],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
-    pids = [int(line.split()[0]) for line in found if "qemu" in line]
-    assert len(pids) == 1, found
+    pids = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            name, _, rest = (folder / "stat").read_text().rpartition(")")
+            if int(rest.split()[1]) == process.pid and "qemu" in name:
+                pids.append(int(folder.name))
+    assert len(pids) == 1
     return pids[0]
 
 
