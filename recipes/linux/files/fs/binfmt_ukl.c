@@ -37,11 +37,8 @@
 #define ELF_HWCAP2	0
 #endif
 
-/* The application's own _start. */
-extern char ukl_start[] asm("ukl._start");
-
 /* What the application finds of its image with AT_PHDR. */
-#define UKL_PHNUM	2
+#define UKL_PHNUM	6
 
 /*
  * The file that PID 1 sees under CONFIG_UKL_NAME.  A name alone proves nothing:
@@ -107,25 +104,38 @@ static int push_bytes(unsigned long *p, const void *data, size_t len, size_t ali
 	return copy_to_user((void __user *)*p, data, len) ? -EFAULT : 0;
 }
 
-static void ukl_fill_phdrs(struct elf_phdr *phdr)
+static void ukl_fill_phdr(struct elf_phdr *phdr, u32 type, u32 flags,
+			  const char *start, const char *end)
 {
-	phdr[0] = (struct elf_phdr) {
-		.p_type = PT_GNU_STACK,
-		.p_flags = PF_R | PF_W,
+	*phdr = (struct elf_phdr) {
+		.p_type = type,
+		.p_flags = flags,
+		.p_vaddr = (unsigned long)start,
+		.p_paddr = (unsigned long)start,
+		.p_filesz = end - start,
+		.p_memsz = end - start,
 		.p_align = 16,
 	};
+}
+
+/*
+ * A C library looks here for thread-local storage, an unwinder for the code
+ * that an instruction pointer is in and for the table that goes with it.
+ */
+static void ukl_fill_phdrs(struct elf_phdr *phdr)
+{
+	memset(phdr, 0, UKL_PHNUM * sizeof(*phdr));
+	ukl_fill_phdr(&phdr[0], PT_GNU_STACK, PF_R | PF_W, NULL, NULL);
+	ukl_fill_phdr(&phdr[1], PT_LOAD, PF_R | PF_X, __ukl_text_start, __ukl_text_end);
+	ukl_fill_phdr(&phdr[2], PT_LOAD, PF_R, __ukl_rodata_start, __ukl_rodata_end);
+	ukl_fill_phdr(&phdr[3], PT_LOAD, PF_R | PF_W, __ukl_data_start, __ukl_data_end);
+	if (__ukl_eh_frame_hdr_end - __ukl_eh_frame_hdr_start > 0)
+		ukl_fill_phdr(&phdr[4], PT_GNU_EH_FRAME, PF_R,
+			      __ukl_eh_frame_hdr_start, __ukl_eh_frame_hdr_end);
 #ifdef CONFIG_UKL_TLS
-	phdr[1] = (struct elf_phdr) {
-		.p_type = PT_TLS,
-		.p_flags = PF_R,
-		.p_vaddr = (unsigned long)__ukl_tdata_start,
-		.p_paddr = (unsigned long)__ukl_tdata_start,
-		.p_filesz = __ukl_tdata_end - __ukl_tdata_start,
-		.p_memsz = __ukl_tbss_end - __ukl_tdata_start,
-		.p_align = __ukl_tls_align,
-	};
-#else
-	phdr[1] = (struct elf_phdr) { .p_type = PT_NULL };
+	ukl_fill_phdr(&phdr[5], PT_TLS, PF_R, __ukl_tdata_start, __ukl_tdata_end);
+	phdr[5].p_memsz = __ukl_tbss_end - __ukl_tdata_start;
+	phdr[5].p_align = __ukl_tls_align;
 #endif
 }
 

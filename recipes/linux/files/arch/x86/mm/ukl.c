@@ -276,12 +276,13 @@ int ukl_get_gate_page(struct mm_struct *mm, unsigned long addr,
 {
 	struct page *p;
 
-	if (ukl_data_address(addr))
+	if (ukl_data_address(addr)) {
 		p = pte_page(*pte_offset_kernel(ukl_pmd(mm->context.ukl, addr), addr));
-	else if (gup_flags & FOLL_WRITE)
-		return -EFAULT;
-	else
+	} else {
+		if (gup_flags & FOLL_WRITE)
+			return -EFAULT;
 		p = virt_to_page((void *)addr);
+	}
 
 	if (!page)
 		return 0;

@@ -15,6 +15,7 @@ struct vm_area_struct;
 extern char __ukl_text_start[], __ukl_text_end[];
 extern char __ukl_rodata_start[], __ukl_rodata_end[];
 extern char __ukl_data_start[], __ukl_data_file_end[], __ukl_data_end[];
+extern char __ukl_eh_frame_hdr_start[], __ukl_eh_frame_hdr_end[];
 extern char __ukl_tdata_start[], __ukl_tdata_end[], __ukl_tbss_end[];
 extern const unsigned long __ukl_tls_align;
 
@@ -29,6 +30,9 @@ static __always_inline bool ukl_data_address(unsigned long addr)
 	return addr >= (unsigned long)__ukl_data_start &&
 	       addr < (unsigned long)__ukl_data_end;
 }
+
+/* The application's own _start. */
+extern char ukl_start[] asm("ukl._start");
 
 /* The call entry, asm only: see arch/x86/entry/ukl_64.S. */
 extern char ukl_syscall[];

@@ -28,6 +28,9 @@
 	. = ALIGN(PAGE_SIZE);						\
 	.ukl_rodata : AT(ADDR(.ukl_rodata) - LOAD_OFFSET) {		\
 		__ukl_rodata_start = .;					\
+		__ukl_eh_frame_hdr_start = .;				\
+		*(.ukl.rodata.eh_frame_hdr)				\
+		__ukl_eh_frame_hdr_end = .;				\
 		*(.ukl.rodata .ukl.rodata.*)				\
 		. = ALIGN(8);						\
 		*(.ukl.preinit_array .ukl.init_array .ukl.fini_array)	\
