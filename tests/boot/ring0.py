@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -49,7 +50,7 @@ def compile_parts(folder: Path, parts: Sequence[str], flags: Sequence[str]) -> l
     for number, part in enumerate(parts):
         renamed = [f"-Dmain={part}_main"] if number and part in ("faults", "context") else []
         out = folder / f"{part}.o"
-        command = ["gcc", *WARNINGS, *flags, *renamed, "-c", "-o", out, GUEST / f"{part}.c"]
+        command: list[str | Path] = ["gcc", *WARNINGS, *flags, *renamed, "-c", "-o", out, GUEST / f"{part}.c"]
         subprocess.run(command, check=True)
         objects.append(out)
     return objects
@@ -85,16 +86,31 @@ def archive(folder: Path, parts: Sequence[str], out: Path) -> None:
     make_archive(app, out)
 
 
+def _move_tools(old: Path, new: Path) -> None:
+    """Tell objtool's makefiles the new place, or they make it again and with it all objects.
+
+    It is the only part of the output folder that remembers where it was made.
+    """
+    for path in (new / "tools").rglob(".*.cmd"):
+        text = path.read_text()
+        if str(old) in text:
+            time = path.stat().st_mtime_ns
+            path.write_text(text.replace(str(old), str(new)))
+            os.utime(path, ns=(time, time))
+
+
 def relink(built: Path, folder: Path, parts: Sequence[str]) -> Ring0:
     """Link another application into a copy of a built kernel.
 
     :param built: build/APP of an application that was built.
     :param folder: an empty one.
     """
+    built = built.resolve()
     archive(folder, parts, folder / "UKL.a")
     shutil.copy2(built / "initramfs.cpio", folder)
     out = folder / "linux"
     shutil.copytree(built / "linux", out, symlinks=True)
+    _move_tools(built / "linux", out)
     result = Ring0(folder / "suite.bzImage", folder / "suite.vmlinux")
     linux.build(
         (out / "source").resolve(strict=True),
