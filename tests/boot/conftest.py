@@ -50,9 +50,7 @@ def helper(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ring0_image(
-    built: Path, kernel: Path, tmp_path_factory: pytest.TempPathFactory
-) -> ring0.Ring0:
+def ring0_image(built: Path, kernel: Path, tmp_path_factory: pytest.TempPathFactory) -> ring0.Ring0:
     """Link the suite into a copy of the kernel: it is /UKL there."""
     return ring0.relink(built, tmp_path_factory.mktemp("ring0"), ring0.SUITE)
 

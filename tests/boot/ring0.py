@@ -18,7 +18,7 @@ from ukl_build.stages.archive import link_application, make_archive
 GUEST = Path(__file__).parent / "guest"
 SUITE = ("suite", "faults", "context", "protect", "victim")
 """Parts of the program that runs in both rings; the first has the main function."""
-HELPERS = ("ring",)
+HELPERS = ("ring", "stress", "client", "security")
 """Ordinary programs, of one file each."""
 
 RING0 = "/UKL"
@@ -50,7 +50,16 @@ def compile_parts(folder: Path, parts: Sequence[str], flags: Sequence[str]) -> l
     for number, part in enumerate(parts):
         renamed = [f"-Dmain={part}_main"] if number and part in ("faults", "context") else []
         out = folder / f"{part}.o"
-        command: list[str | Path] = ["gcc", *WARNINGS, *flags, *renamed, "-c", "-o", out, GUEST / f"{part}.c"]
+        command: list[str | Path] = [
+            "gcc",
+            *WARNINGS,
+            *flags,
+            *renamed,
+            "-c",
+            "-o",
+            out,
+            GUEST / f"{part}.c",
+        ]
         subprocess.run(command, check=True)
         objects.append(out)
     return objects

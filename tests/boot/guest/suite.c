@@ -12,7 +12,7 @@ int context_main(void);
 int protect_main(int argc, char **argv);
 int victim_main(int argc, char **argv);
 
-static unsigned long in_data = 1;
+unsigned long suite_data = 1;
 
 static int ring(void)
 {
@@ -31,7 +31,7 @@ int main(int argc, char **argv)
 		return 100 + ring();
 	if (!strcmp(program, "victim"))
 		return victim_main(argc - 1, argv + 1);
-	printf("# begin %s %d %p\n", program, ring(), (void *)&in_data);
+	printf("# begin %s %d %p\n", program, ring(), (void *)&suite_data);
 	fflush(stdout);
 	if (!strcmp(program, "faults"))
 		ret = faults_main();
