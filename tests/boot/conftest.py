@@ -13,26 +13,26 @@ from typing import Any
 
 import pytest
 
+from tests.boot import ring0
 from ukl_build.initconf import InitConf
 from ukl_build.run.guest import start_guest
 from ukl_build.run.machine import Machine
 from ukl_build.stages.userspace import Userspace, build_initramfs
 
 PROJECT = Path(__file__).resolve().parents[2]
-KERNEL = PROJECT / "build" / "tcp_server" / "tcp_server.bzImage"
 HELPER = "/helper"
 
 Start = Callable[..., Machine]
 
 
 @pytest.fixture(scope="session")
-def kernel() -> Path:
-    """Return the kernel to boot: $UKL_TEST_KERNEL or tcp_server's, which is built first."""
-    given = os.environ.get("UKL_TEST_KERNEL")
+def built() -> Path:
+    """Return the outputs of a build: $UKL_TEST_BUILD, or tcp_server's, which is built first."""
+    given = os.environ.get("UKL_TEST_BUILD")
     if given is not None:
         return Path(given)
     # The environment as it is: compiler and package caches are where the user has them.
-    built = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "SCons", "-Q", "app=tcp_server"],
         cwd=PROJECT,
         stdin=subprocess.DEVNULL,
@@ -42,8 +42,14 @@ def kernel() -> Path:
         check=False,
     )
     # Not skipped: a gate that boots nothing must not be green.
-    assert built.returncode == 0, built.stdout
-    return KERNEL
+    assert done.returncode == 0, done.stdout
+    return PROJECT / "build" / "tcp_server"
+
+
+@pytest.fixture(scope="session")
+def kernel(built: Path) -> Path:
+    """Return the kernel to boot."""
+    return built / "tcp_server.bzImage"
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +59,20 @@ def helper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = Path(__file__).parent / "helper.c"
     subprocess.run(["gcc", "-static", "-Os", "-Wall", "-Werror", "-o", out, source], check=True)
     return out
+
+
+@pytest.fixture(scope="session")
+def ring0_image(built: Path, kernel: Path, tmp_path_factory: pytest.TempPathFactory) -> ring0.Ring0:
+    """Link the suite into a copy of the kernel: it is /UKL there."""
+    return ring0.relink(built, tmp_path_factory.mktemp("ring0"), ring0.SUITE)
+
+
+@pytest.fixture(scope="session")
+def ordinary(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Compile the suite and its helpers as ordinary programs, by their paths in the guest."""
+    folder = tmp_path_factory.mktemp("ordinary")
+    programs = {f"/tests/{name}": ring0.ordinary(folder, name) for name in ring0.HELPERS}
+    return {**programs, ring0.ORDINARY: ring0.ordinary(folder, "suite", ring0.SUITE)}
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +96,7 @@ def start(kernel: Path, helper: Path, base: Path, tmp_path: Path) -> Iterator[St
             count += 1
             programs = {HELPER: helper, **what.pop("programs", {})}
             what.setdefault("base", base)
-            machine = start_guest(kernel, folder, programs=programs, **what)
+            machine = start_guest(what.pop("kernel", kernel), folder, programs=programs, **what)
             return machines.enter_context(machine)
 
         yield start_one
