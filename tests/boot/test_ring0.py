@@ -132,12 +132,16 @@ def test_faults_and_interruptions_are_those_of_an_ordinary_process(
     assert names(found.pop(0)) == [
         f"protect.{what}" for what in ("nx", "pti", "smap", "smep", "umip", "wp")
     ]
+    # These are about what only an application in ring 0 can be tried with.
+    own = ["context.sigreturn", "faults.mmap_exec_eacces", "faults.mprotect_exec_eacces"]
+    seen: list[str] = []
     for three, zero in zip(found[::2], found[1::2], strict=True):
         assert len(three.good) > 20
-        # These are about what only an application in ring 0 can be tried with.
-        own = {"context.sigreturn", "faults.mmap_exec_eacces", "faults.mprotect_exec_eacces"}
         assert names(three) == [name for name in names(zero) if name not in own]
         assert zero.same == three.same
+        seen += [name for name in names(zero) if name in own]
+    assert sorted(seen) == own
+    assert len(found[0].same) == 4
 
 
 @dataclass(frozen=True)
