@@ -38,12 +38,13 @@ COMPLAINTS = re.compile(
 """What a kernel says when something is wrong with it."""
 
 VARIANTS = {
-    "1cpu-nopti-4level": Vm("guest", cpus=1, cmdline=("pti=off", "no5lvl")),
-    "2cpu-pti-4level": Vm("guest", cpus=2, cmdline=("pti=on", "no5lvl")),
-    "1cpu-pti-5level": Vm("guest", cpus=1, cmdline=("pti=on",)),
-    "2cpu-nopti-5level": Vm("guest", cpus=2, cmdline=("pti=off",)),
+    f"{cpus}cpu-{pti}-{paging}": Vm(
+        "guest", cpus=cpus, cmdline=(pti, *(["no5lvl"] if paging == "4level" else []))
+    )
+    for cpus in (1, 2)
+    for pti in ("pti=off", "pti=on")
+    for paging in ("4level", "5level")
 }
-"""Each pair of settings once."""
 
 
 @dataclass
@@ -119,24 +120,28 @@ def test_faults_and_interruptions_are_those_of_an_ordinary_process(
     vm = VARIANTS[variant]
     pti = "pti" if "pti=on" in vm.cmdline else "nopti"
     protect = Job((RING0, "protect", pti), any_end=True)
-    jobs = (*both("faults"), *both("context"), protect)
+    jobs = (protect, *both("faults"), *both("context"))
     found, machine = run(start, ring0_image, ordinary, vm, *jobs)
     assert [(part.program, part.ring, part.ended) for part in found] == [
-        *(("faults", 3, True), ("faults", 0, True), ("context", 3, True), ("context", 0, True)),
         ("protect", 0, True),
+        *(("faults", 3, True), ("faults", 0, True), ("context", 3, True), ("context", 0, True)),
     ]
     bad = [f"ring {part.ring}: {line}" for part in found for line in part.bad]
     assert bad == []
     assert f"# la57 {int('no5lvl' not in vm.cmdline)}" in console(machine)
-    assert names(found.pop()) == [
+    assert names(found.pop(0)) == [
         f"protect.{what}" for what in ("nx", "pti", "smap", "smep", "umip", "wp")
     ]
+    # These are about what only an application in ring 0 can be tried with.
+    own = ["context.sigreturn", "faults.mmap_exec_eacces", "faults.mprotect_exec_eacces"]
+    seen: list[str] = []
     for three, zero in zip(found[::2], found[1::2], strict=True):
         assert len(three.good) > 20
-        # These are about what only an application in ring 0 can be tried with.
-        own = {"context.sigreturn", "faults.mmap_exec_eacces", "faults.mprotect_exec_eacces"}
         assert names(three) == [name for name in names(zero) if name not in own]
         assert zero.same == three.same
+        seen += [name for name in names(zero) if name in own]
+    assert sorted(seen) == own
+    assert len(found[0].same) == 4
 
 
 @dataclass(frozen=True)
@@ -145,6 +150,11 @@ class Page:
 
     address: int
     flags: str
+
+    def holds(self, address: int) -> bool:
+        """Whether an address is in it; 1 GiB, as only the direct map has, counts as 2 MiB."""
+        size = 1 << 21 if self.flags[2] == "P" else 1 << 12
+        return self.address <= address < self.address + size
 
     @property
     def executable(self) -> bool:
@@ -224,6 +234,9 @@ def test_nothing_is_writable_and_executable_and_data_are_private(
     assert [page for page in mine if page.is_global] == []
     assert [page for page in mine if page.executable] == []
     assert [page for page in three if page.address in data] == []
+    kernel_data = symbols["init_task"] + slide
+    assert any(page.holds(kernel_data) for page in zero)
+    assert any(page.holds(kernel_data) for page in three) == (pti == "pti=off")
     assert console(machine) == [line for line in console(machine) if not COMPLAINTS.search(line)]
 
 
