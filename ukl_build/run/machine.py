@@ -82,6 +82,8 @@ class _Session:
         self.process: asyncio.subprocess.Process | None = None
         self.client = QMPClient("ukl-run")
         self.listener = EventListener()
+        self.negotiated = asyncio.Event()
+        """Set when connect() is over, whether :attr:`connected` or not."""
         self.connected = False
         self.gave_up = False
         self.words = bytearray()
@@ -122,8 +124,11 @@ class _Session:
         self.end = asyncio.create_task(self._watch())
         self.client.register_listener(self.listener)
         try:
-            await asyncio.wait_for(self.client.connect(qmp), CONNECT_S)
-            self.connected = True
+            try:
+                await asyncio.wait_for(self.client.connect(qmp), CONNECT_S)
+                self.connected = True
+            finally:
+                self.negotiated.set()
             if self.vm.forwards:
                 # While the guest stands still, so that it cannot end before the answer.
                 self.usernet = str(await self.execute(*_monitor("info usernet")))
@@ -173,6 +178,8 @@ class _Session:
         status = await self.process.wait()
         # All that was written before the end is still in the sockets.
         await asyncio.wait(self.tasks, timeout=FIRM_S)
+        # QEMU may die while connect() is at it, and the library asserts that nobody disconnects then.
+        await self.negotiated.wait()
         if self.connected:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FIRM_S):
