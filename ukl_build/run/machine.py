@@ -178,7 +178,7 @@ class _Session:
         status = await self.process.wait()
         # All that was written before the end is still in the sockets.
         await asyncio.wait(self.tasks, timeout=FIRM_S)
-        # QEMU may die while connect() is at it, and the library asserts that nobody disconnects then.
+        # QEMU may die while connect() is at it; the library asserts that nobody disconnects then.
         await self.negotiated.wait()
         if self.connected:
             with contextlib.suppress(TimeoutError):
