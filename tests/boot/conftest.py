@@ -12,22 +12,28 @@ from typing import Any
 
 import pytest
 
+from tests.boot import ring0
 from ukl_build.initconf import InitConf
 from ukl_build.run.guest import start_guest
 from ukl_build.run.machine import Machine
 from ukl_build.stages.userspace import Userspace, build_initramfs
 
 PROJECT = Path(__file__).resolve().parents[2]
-KERNEL = PROJECT / "build" / "tcp_server" / "tcp_server.bzImage"
 HELPER = "/helper"
 
 Start = Callable[..., Machine]
 
 
 @pytest.fixture(scope="session")
-def kernel() -> Path:
+def built() -> Path:
+    """Return the outputs of a build of tcp_server: those in $UKL_TEST_BUILD, or the project's."""
+    return Path(os.environ.get("UKL_TEST_BUILD", PROJECT / "build" / "tcp_server"))
+
+
+@pytest.fixture(scope="session")
+def kernel(built: Path) -> Path:
     """Return the kernel to boot: that of $UKL_TEST_KERNEL, or tcp_server's."""
-    path = Path(os.environ.get("UKL_TEST_KERNEL", KERNEL))
+    path = Path(os.environ.get("UKL_TEST_KERNEL", built / "tcp_server.bzImage"))
     if not path.is_file():
         # Not skipped: a gate that boots nothing must not be green.
         pytest.fail(f"there is no kernel {path}; build it: scons app=tcp_server")
@@ -41,6 +47,22 @@ def helper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = Path(__file__).parent / "helper.c"
     subprocess.run(["gcc", "-static", "-Os", "-Wall", "-Werror", "-o", out, source], check=True)
     return out
+
+
+@pytest.fixture(scope="session")
+def ring0_image(
+    built: Path, kernel: Path, tmp_path_factory: pytest.TempPathFactory
+) -> ring0.Ring0:
+    """Link the suite into a copy of the kernel: it is /UKL there."""
+    return ring0.relink(built, tmp_path_factory.mktemp("ring0"), ring0.SUITE)
+
+
+@pytest.fixture(scope="session")
+def ordinary(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Compile the suite and its helpers as ordinary programs, by their paths in the guest."""
+    folder = tmp_path_factory.mktemp("ordinary")
+    programs = {f"/tests/{name}": ring0.ordinary(folder, name) for name in ring0.HELPERS}
+    return {**programs, ring0.ORDINARY: ring0.ordinary(folder, "suite", ring0.SUITE)}
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +86,7 @@ def start(kernel: Path, helper: Path, base: Path, tmp_path: Path) -> Iterator[St
             count += 1
             programs = {HELPER: helper, **what.pop("programs", {})}
             what.setdefault("base", base)
-            machine = start_guest(kernel, folder, programs=programs, **what)
+            machine = start_guest(what.pop("kernel", kernel), folder, programs=programs, **what)
             return machines.enter_context(machine)
 
         yield start_one

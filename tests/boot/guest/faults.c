@@ -51,12 +51,27 @@ static void expect(const char *name, int sig, int code, const void *addr)
 }
 
 /* Run a statement that is expected to fault. */
-#define FAULT(name, sig, code, addr, statement) do {			\
+#define RUN(statement) do {						\
 	memset((void *)&got, 0, sizeof(got));				\
 	if (!sigsetjmp(back, 1)) {					\
 		statement;						\
 	}								\
+} while (0)
+
+#define FAULT(name, sig, code, addr, statement) do {			\
+	RUN(statement);							\
 	expect(name, sig, code, addr);					\
+} while (0)
+
+/*
+ * Where QEMU raises other exceptions than a processor, or the number of paging levels decides, the
+ * host compares what both rings got.
+ */
+#define SAME(name, statement) do {					\
+	RUN(statement);							\
+	check(got.si_signo != 0, "faults." name ".faults", "no signal");	\
+	printf("# same faults.%s %d %d\n", name, got.si_signo, got.si_code);	\
+	fflush(stdout);							\
 } while (0)
 
 #define READ(p)		((void)*(volatile char *)(p))
@@ -66,10 +81,9 @@ static void expect(const char *name, int sig, int code, const void *addr)
 #define PUSH(sp)	asm volatile("mov %%rsp, %%r12; mov %0, %%rsp; push %%rax; mov %%r12, %%rsp" \
 				     : : "r"((unsigned long)(sp)) : "r12", "memory")
 
-static void kill_child(const char *name, void (*body)(void), int sig)
+static int end_of_child(void (*body)(void))
 {
-	char full[100];
-	int status;
+	int status = 0;
 	pid_t pid = fork();
 
 	if (!pid) {
@@ -79,6 +93,14 @@ static void kill_child(const char *name, void (*body)(void), int sig)
 		_exit(0);
 	}
 	waitpid(pid, &status, 0);
+	return status;
+}
+
+static void kill_child(const char *name, void (*body)(void), int sig)
+{
+	int status = end_of_child(body);
+	char full[100];
+
 	snprintf(full, sizeof(full), "faults.death.%s", name);
 	check(WIFSIGNALED(status) && WTERMSIG(status) == sig, full, "status %x", status);
 }
@@ -105,7 +127,7 @@ int main(void)
 	char *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	char *constant = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	char *unmapped = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	int fds[2], sigs[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP };
+	int fds[2], status, sigs[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP };
 
 	munmap(unmapped, 4096);
 	page[0] = (char)0xc3;
@@ -138,13 +160,13 @@ int main(void)
 	FAULT("stack_prot_none", SIGSEGV, SEGV_ACCERR, none + 8, PUSH(none + 16));
 	FAULT("stack_kernel_hole", SIGSEGV, SEGV_MAPERR, (char *)0xfffffffeffffff00,
 	      PUSH(0xfffffffeffffff08));
-	FAULT("stack_noncanonical", SIGBUS, SI_KERNEL, ANY, PUSH(0x8000000000000000));
-	FAULT("stack_noncanonical_low", SIGBUS, SI_KERNEL, ANY, PUSH(0x0100000000000000));
+	SAME("stack_noncanonical", PUSH(0x8000000000000000));
+	SAME("stack_noncanonical_low", PUSH(0x0100000000000000));
 	FAULT("undefined_instruction", SIGILL, ILL_ILLOPN, ANY, asm volatile("ud2"));
 	FAULT("divide_by_zero", SIGFPE, FPE_INTDIV, ANY,
 	      asm volatile("div %0" : : "r"(0), "a"(1), "d"(0)));
 	FAULT("breakpoint", SIGTRAP, SI_KERNEL, ANY, asm volatile("int3"));
-	FAULT("icebp", SIGTRAP, TRAP_BRKPT, ANY, asm volatile(".byte 0xf1"));
+	SAME("icebp", asm volatile(".byte 0xf1"));
 
 	/* The kernel must not be made to do what the program cannot. */
 	if (pipe2(fds, O_NONBLOCK) < 0)
@@ -183,7 +205,10 @@ int main(void)
 	kill_child("wild_read", die_wild_read, SIGSEGV);
 	kill_child("wild_stack", die_wild_stack, SIGSEGV);
 	kill_child("user_stack", die_user_stack, SIGSEGV);
-	kill_child("noncanonical_stack", die_noncanonical_stack, SIGBUS);
+	status = end_of_child(die_noncanonical_stack);
+	check(WIFSIGNALED(status), "faults.death.noncanonical_stack.dies", "status %x", status);
+	printf("# same faults.death.noncanonical_stack %d 0\n", status);
+	fflush(stdout);
 	kill_child("wild_return", die_wild_return, SIGSEGV);
 	kill_child("stack_overflow", die_stack_overflow, SIGSEGV);
 	return check_failed;
