@@ -41,6 +41,8 @@ class Gdb:
         self._got = b""
         self._set: set[int] = set()
         self._ask("?")
+        # QEMU lets only those write single registers who have read what registers there are.
+        self._ask("qXfer:features:read:target.xml:0,1000")
 
     def __enter__(self) -> Gdb:
         return self
@@ -76,8 +78,11 @@ class Gdb:
 
     def _ask(self, words: str) -> str:
         self._send(words)
-        answer = self._receive(time.monotonic() + CONNECT_S)
-        if re.fullmatch("E[0-9a-f]{2}", answer):
+        deadline = time.monotonic() + CONNECT_S
+        answer = self._receive(deadline)
+        while answer.startswith("T") and words not in {"?", "s"}:
+            answer = self._receive(deadline)  # that it stopped for the connection, told once more
+        if not answer or re.fullmatch("E[0-9a-f]{2}", answer):
             raise ValueError(f"the stub refuses {words!r}: {answer}")
         return answer
 
@@ -157,11 +162,11 @@ class Gdb:
         self._ask("D")
 
 
-def symbols(vmlinux: Path) -> dict[str, int]:
-    """Return the addresses of a kernel's symbols, without what KASLR adds."""
-    out = subprocess.run(["nm", vmlinux], check=True, capture_output=True, text=True).stdout
+def size_of(vmlinux: Path, name: str) -> int:
+    """Return the size of a function."""
+    out = subprocess.run(["nm", "-S", vmlinux], check=True, capture_output=True, text=True).stdout
     rows = (line.split() for line in out.splitlines())
-    return {row[2]: int(row[0], 16) for row in rows if len(row) == 3}
+    return next(int(row[1], 16) for row in rows if len(row) == 4 and row[3] == name)
 
 
 def disassemble(code: bytes, address: int, scratch: Path) -> dict[int, str]:
