@@ -131,6 +131,24 @@ static int stack(long ms)
 	return check_failed;
 }
 
+static char static_stack[256] __attribute__((aligned(16)));
+
+/* Take single steps with the stack pointer anywhere. */
+static void step_on(char *stack)
+{
+	asm volatile("mov %%rsp, %%r12\n"
+		     "pushfq\n"
+		     "orq %1, (%%rsp)\n"
+		     "popfq\n"
+		     "mov %0, %%rsp\n"
+		     "nop\n"
+		     "mov %%r12, %%rsp\n"
+		     "pushfq\n"
+		     "andq %2, (%%rsp)\n"
+		     "popfq\n"
+		     : : "r"(stack), "i"(FLAG_TF), "i"(~FLAG_TF) : "r12", "memory", "cc");
+}
+
 static long by_call(long nr)
 {
 	long ret;
@@ -171,15 +189,10 @@ static void beat(void)
 		/* A step: #DB. */
 		madvise(area, 16 * PAGE, MADV_DONTNEED);
 		absent = area;
-		asm volatile("pushfq\n"
-			     "orq %0, (%%rsp)\n"
-			     "popfq\n"
-			     "nop\n"
-			     "pushfq\n"
-			     "andq %1, (%%rsp)\n"
-			     "popfq\n"
-			     : : "i"(FLAG_TF), "i"(~FLAG_TF) : "memory", "cc");
-		wrong += steps == before;
+		step_on(area + PAGE);
+		step_on(static_stack + sizeof(static_stack));
+		step_on(HOLE);
+		wrong += steps < before + 3;
 		/* Ticks, on a stack that is not there. */
 		madvise(area, 16 * PAGE, MADV_DONTNEED);
 		spin_on(area + 8 * PAGE, 3000000);
