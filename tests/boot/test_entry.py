@@ -410,35 +410,60 @@ class HeldBack:
         assert not changed, f"#DB changed {changed}"
 
 
-@pytest.mark.parametrize("where", ["entry_SYSCALL_64", "asm_exc_int3", "asm_exc_overflow"])
-def test_a_debug_exception_may_be_held_back_to_the_first_instruction_of_the_kernel(
-    start: Start, entries: Ring0, movss: Path, tmp_path: Path, where: str
-) -> None:
-    names = entries.symbols()
+def start_movss(
+    start: Start, image: Ring0, movss: Path
+) -> contextlib.AbstractContextManager[tuple[Machine, Path]]:
+    """Start a machine in which movss.c runs as job2, beside the program in ring 0."""
     jobs = (
         Job((RING0, "beat"), Mode.BESIDE, any_end=True),
         Job((HELPER, "sleep", "1")),
         Job(("/movss", "500", "played")),
     )
-    options: dict[str, Any] = {
-        "kernel": entries.kernel,
-        "app": "",
-        "jobs": jobs,
-        "programs": {"/movss": movss},
-    }
-    with debugged(start, **options) as (machine, path):
+    programs = {"/movss": movss}
+    return debugged(start, kernel=image.kernel, app="", jobs=jobs, programs=programs)
+
+
+def play(gdb: Gdb, held: HeldBack, address: int, times: int) -> None:
+    """Have a #DB held back to an instruction of the kernel whenever movss.c comes there."""
+    while times:
+        now = gdb.go(STEP_S, address)
+        assert now is not None, "movss.c stands still"
+        if now["rbx"] == MARK:
+            held.at(now)
+            times -= 1
+
+
+@pytest.mark.parametrize("where", ["entry_SYSCALL_64", "asm_exc_int3", "asm_exc_overflow"])
+def test_a_debug_exception_may_be_held_back_to_the_first_instruction_of_the_kernel(
+    start: Start, entries: Ring0, movss: Path, tmp_path: Path, where: str
+) -> None:
+    names = entries.symbols()
+    with start_movss(start, entries, movss) as (machine, path):
         assert machine.wait_event(BOOT_S, event="started", job="job2") is not None
         with Gdb(path) as gdb:
-            held = HeldBack(gdb, machine, names, tmp_path)
-            played = 0
-            while played < 200:
-                now = gdb.go(STEP_S, names[where])
-                assert now is not None, f"{where} is not reached any more"
-                # RBX and RBP are marks of movss.c: here is one of its own.
-                if now["rbx"] == MARK:
-                    held.at(now)
-                    played += 1
+            play(gdb, HeldBack(gdb, machine, names, tmp_path), names[where], 200)
         ended = machine.wait_event(BOOT_S, event="exited", job="job2")
-        text = machine.console.read_text()
-        assert ended is not None and ended.get("code") == 0, text
+        assert ended is not None, machine.console.read_text()
+        assert ended.get("code") == 0, machine.console.read_text()
         goes_on(machine)
+
+
+def test_a_debug_exception_in_entry_text_is_not_the_applications(
+    start: Start, entries: Ring0, movss: Path, tmp_path: Path
+) -> None:
+    """The test above sees what it is for: a user's stack there does not make it CPL 0's."""
+    names = entries.symbols()
+    with start_movss(start, entries, movss) as (machine, path):
+        assert machine.wait_event(BOOT_S, event="started", job="job2") is not None
+        with Gdb(path) as gdb:
+            code = instructions(gdb, names["asm_exc_debug"], 0x80, tmp_path / "code")
+            rows = list(code.items())
+            compare = next(
+                number
+                for number, (_, text) in enumerate(rows)
+                if text == f"cmp $0x{names['__entry_text_end']:x},%rax"
+            )
+            jump, after = rows[compare + 1][0], rows[compare + 2][0]
+            gdb.write(jump, b"\x90" * (after - jump))
+            with pytest.raises((AssertionError, ConnectionError)):
+                play(gdb, HeldBack(gdb, machine, names, tmp_path), names["entry_SYSCALL_64"], 3)
