@@ -87,7 +87,8 @@ def provoked(start: Start, kernel: Path, program: Path, *types: str, wait_s: flo
     """Run types of crashes in a machine; return it when it has ended or its time is over."""
     machine = start(
         kernel=kernel,
-        vm=Vm("guest", network=False, cmdline=("loglevel=7", "softlockup_panic=1")),
+        # CFI_BACKWARD finds its return address or not by where KASLR has put memory.
+        vm=Vm("guest", network=False, cmdline=("loglevel=7", "softlockup_panic=1", "nokaslr")),
         programs={PROVOKE: program},
         app="",
         jobs=(Job((PROVOKE, *types)),),
