@@ -5,6 +5,23 @@
 #ifdef CONFIG_UNIKERNEL_LINUX
 
 /*
+ * Build pt_regs of a system call of the application at CPL 0, whose stack
+ * pointer is in TSS.sp2, and leave the arguments of do_syscall_64() in their
+ * registers.
+ */
+.macro UKL_PUSH_PT_REGS
+	pushq	$__KERNEL_DS				/* pt_regs->ss */
+	pushq	PER_CPU_VAR(cpu_tss_rw + TSS_sp2)	/* pt_regs->sp */
+	pushq	%r11					/* pt_regs->flags */
+	pushq	$__KERNEL_CS				/* pt_regs->cs */
+	pushq	%rcx					/* pt_regs->ip */
+	pushq	%rax					/* pt_regs->orig_ax */
+	PUSH_AND_CLEAR_REGS rax=$-ENOSYS
+	movq	%rsp, %rdi
+	movslq	%eax, %rsi
+.endm
+
+/*
  * Go to \label if the interrupted context is the application at CPL 0, by the
  * rule of ukl_mode().  Not for a context in the system call gap.
  *
@@ -27,6 +44,9 @@
 	jb	\label
 .Lkernel_\@:
 .endm
+
+/* What UKL_MOVE_FRAME pushes, and the CPU aligns by. */
+#define UKL_FRAME_SIZE	(6 * 8 + 16)
 
 /*
  * Move the IRET frame and the error code, with RAX pushed below them, to the
@@ -54,8 +74,10 @@
  * A frame that is already in its place, as before ukl_setup_ist(), is moved
  * onto itself.
  *
- * A kernel stack that has no room left faults here, in entry text, with a #PF
- * that would fault here again: it becomes the #DF that it is without IST.
+ * Where a kernel stack has no room left, a #PF becomes the #DF that it is
+ * without IST.  On the task's stack that is seen before, so that #DF gets the
+ * frame of what overflowed it; on another the move faults, in entry text, and
+ * would do so again for ever.
  */
 .macro UKL_LEAVE_IST vector:req
 	testb	$3, CS-ORIG_RAX(%rsp)
@@ -68,6 +90,12 @@
 	cmpq	$__entry_text_end, %rax
 	jb	.Ldouble_fault_\@
 .Lfrom_kernel_\@:
+	/* A stack pointer in the guard page of the task's stack, or nearly. */
+	movq	PER_CPU_VAR(cpu_current_top_of_stack), %rax
+	subq	5*8(%rsp), %rax
+	subq	$(THREAD_SIZE - UKL_FRAME_SIZE), %rax
+	cmpq	$(PAGE_SIZE + UKL_FRAME_SIZE), %rax
+	jb	.Ldouble_fault_\@
 	.endif
 	movq	5*8(%rsp), %rax			/* sp */
 	andq	$~0xf, %rax
