@@ -347,6 +347,16 @@ def test_the_application_starts_without_random_numbers(start: Start) -> None:
     assert machine.wait_event(0, event="warning", what="entropy") is not None
 
 
+def test_a_host_without_entropy_keeps_nobody_waiting(start: Start) -> None:
+    # One byte an hour: the device is there, and a read of it never returns.
+    starved = ("virtio-rng-device.max-bytes=1", "virtio-rng-device.period=3600000")
+    extra = tuple(word for value in starved for word in ("-global", value))
+    vm = Vm("guest", cpu="max,-rdrand,-rdseed", cmdline=NO_RNG, extra=extra)
+    machine = start(entries=conf(argv=("h", "exit", "6"), entropy_wait_s=1), vm=vm)
+    assert end(machine) == Outcome(Kind.EXITED, 6)
+    assert machine.wait_event(0, event="warning", what="entropy") is not None
+
+
 def test_a_file_system_that_cannot_be_mounted_keeps_the_application_from_starting(
     start: Start,
 ) -> None:
