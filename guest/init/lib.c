@@ -149,9 +149,11 @@ static void put_signed(struct out *out, int64_t value)
 static void put_json(struct out *out, const char *s)
 {
 	static const char hex[] = "0123456789abcdef";
+	/* Its end must not be lost with what does not fit, or a line of JSON is none. */
+	const char *start = out->at;
 
 	put(out, '"');
-	for (; *s; s++) {
+	for (; *s && out->at - start < JSON_MOST; s++) {
 		unsigned char c = (unsigned char)*s;
 
 		if (c == '"' || c == '\\') {

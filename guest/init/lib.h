@@ -78,8 +78,10 @@ bool address(const char *s, uint32_t *addr, uint32_t *prefix);
 
 /*
  * %s string, %d int, %u uint32_t, %l int64_t, %a IPv4 address (uint32_t, network order), %j a string
- * as JSON, quotes included.  Returns the length; what does not fit is cut.
+ * as JSON, quotes included, cut to about JSON_MOST bytes.  Returns the length; what does not fit is
+ * cut.
  */
+#define JSON_MOST 1200
 size_t format_list(char *out, size_t size, const char *format, va_list args);
 size_t format(char *out, size_t size, const char *format, ...);
 

@@ -164,6 +164,12 @@ def test_a_missing_application_is_reported(start: Start) -> None:
     assert "init: cannot start /no/such: exec failed (errno 2)" in console(machine)
 
 
+def test_a_report_stays_whole_however_long_a_path_is(start: Start) -> None:
+    # Each byte becomes six of JSON; a line that is cut in the middle is none for the host.
+    outcome = end(start(entries=conf(app="/\xfc" * 300)))
+    assert (outcome.kind, outcome.code, outcome.exit_status) == (Kind.NOT_STARTED, 2, 127)
+
+
 def test_only_who_may_execute_the_file_starts_it(start: Start, helper: Path) -> None:
     private = cpio.file("/private", helper.read_bytes(), mode=0o700)
     machine = start(entries=(*conf(app="/private", uid=1000), private))
