@@ -90,6 +90,8 @@ static char *next_word(char **at)
 	return word;
 }
 
+static size_t n_mounted; /* of conf.mount, which then holds the target alone */
+
 /* SOURCE TARGET TYPE [DATA]; "ro" as the first of DATA mounts read-only. */
 bool setup_disks(char *wrong, size_t size)
 {
@@ -114,7 +116,8 @@ bool setup_disks(char *wrong, size_t size)
 			       -error);
 			return false;
 		}
-		conf.mount[i] = target; /* for power_off() */
+		conf.mount[i] = target;
+		n_mounted = i + 1;
 	}
 	return true;
 }
@@ -191,10 +194,10 @@ void write_resolv_conf(const uint32_t *dns, size_t n)
 void power_off(void)
 {
 	SYS0(sync);
-	for (size_t i = conf.n_mount; i--;) {
+	for (size_t i = n_mounted; i--;) {
 		/* A file that is still open (by the kernel: a loop, swap) must not keep it writable. */
 		if (SYS2(umount2, conf.mount[i], 0) < 0) {
-			mount_at("", conf.mount[i], "", MS_REMOUNT | MS_RDONLY, NULL);
+			SYS5(mount, NULL, conf.mount[i], NULL, MS_REMOUNT | MS_RDONLY, NULL);
 			SYS2(umount2, conf.mount[i], DETACH);
 		}
 	}
