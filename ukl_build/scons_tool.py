@@ -510,7 +510,7 @@ STAGES: Mapping[str, Callable[[Job], None]] = {
 
 def _user_env(job_env: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a program that talks to the person at the terminal."""
-    named = ("TERM", "HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "TMPDIR")
+    named = ("TERM", "HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "TMPDIR")
     return {**job_env, **{key: os.environ[key] for key in named if key in os.environ}}
 
 

@@ -320,15 +320,17 @@ static bool set(const char *key, char *value)
 	return false;
 }
 
-/* KEY=VALUE; @where goes into the message about a mistake. */
+/* KEY=VALUE; @where goes into the message about a mistake, and as much of the line as fits. */
 static bool assign(char *line, const char *where, char *wrong, size_t size)
 {
-	char *shown = copy(line); /* parsing cuts the line to pieces */
-	char *value = cut(line, '=');
+	char shown[256]; /* parsing cuts the line to pieces */
+	char *value;
 
-	if (shown && value && set(line, value))
+	format(shown, sizeof(shown), "%s", line);
+	value = cut(line, '=');
+	if (value && set(line, value))
 		return true;
-	format(wrong, size, "%s: cannot use '%s'", where, shown ? shown : line);
+	format(wrong, size, "%s: cannot use '%s'", where, shown);
 	return false;
 }
 

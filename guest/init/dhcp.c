@@ -164,7 +164,8 @@ int dhcp_parse(const uint8_t *packet, size_t size, uint32_t xid, const uint8_t m
 		if (!parsed.lease.t2 || parsed.lease.t2 > t)
 			parsed.lease.t2 = t - t / 8;
 		if (!parsed.lease.t1 || parsed.lease.t1 > parsed.lease.t2)
-			parsed.lease.t1 = parsed.lease.t2 < t / 2 ? parsed.lease.t2 : t / 2;
+			/* Rounded up: a lease of a second must not be renewed without a pause. */
+			parsed.lease.t1 = parsed.lease.t2 < t / 2 ? parsed.lease.t2 : t / 2 + t % 2;
 	}
 	*lease = parsed.lease;
 	return parsed.type;

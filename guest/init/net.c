@@ -162,14 +162,15 @@ static int change_address(uint16_t type, uint16_t flags, int index, uint32_t add
 		.ifa_index = (uint32_t)index,
 	};
 	struct request request;
-	uint32_t host = prefix ? UINT32_MAX >> prefix : UINT32_MAX;
-	uint32_t broadcast = addr | __builtin_bswap32(prefix == 32 ? 0 : host);
 
 	begin(&request, type, (uint16_t)(flags | NLM_F_ACK), &info, sizeof(info));
 	add(&request, IFA_LOCAL, &addr, sizeof(addr));
 	add(&request, IFA_ADDRESS, &addr, sizeof(addr));
-	if (prefix < 31)
+	if (prefix < 31) {
+		uint32_t broadcast = addr | __builtin_bswap32(UINT32_MAX >> prefix);
+
 		add(&request, IFA_BROADCAST, &broadcast, sizeof(broadcast));
+	}
 	return talk(NETLINK_ROUTE, &request, NULL, NULL);
 }
 

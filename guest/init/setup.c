@@ -4,7 +4,6 @@
 #include <asm/ioctls.h>
 #include <linux/fcntl.h>
 #include <linux/mount.h>
-#include <linux/poll.h>
 #include <linux/random.h>
 #include <linux/reboot.h>
 
@@ -91,6 +90,8 @@ static char *next_word(char **at)
 	return word;
 }
 
+static size_t n_mounted; /* of conf.mount, which then holds the target alone */
+
 /* SOURCE TARGET TYPE [DATA]; "ro" as the first of DATA mounts read-only. */
 bool setup_disks(char *wrong, size_t size)
 {
@@ -115,7 +116,8 @@ bool setup_disks(char *wrong, size_t size)
 			       -error);
 			return false;
 		}
-		conf.mount[i] = target; /* for power_off() */
+		conf.mount[i] = target;
+		n_mounted = i + 1;
 	}
 	return true;
 }
@@ -139,39 +141,43 @@ static void feed(void)
 	} seed;
 	long from = SYS3(open, "/dev/hwrng", O_RDONLY | O_CLOEXEC, 0);
 	long to = SYS3(open, "/dev/urandom", O_WRONLY | O_CLOEXEC, 0);
-	struct pollfd ready = { .fd = (int)from, .events = POLLIN };
-	long got = 0;
+	long got = SYS3(read, from, seed.bytes, sizeof(seed.bytes));
 
-	/* The driver's read has no time limit of its own when the host has no entropy to give. */
-	if (from >= 0 && to >= 0 && SYS3(poll, &ready, 1, 1000) == 1)
-		got = SYS3(read, from, seed.bytes, sizeof(seed.bytes));
 	if (got > 0) {
 		seed.info.buf_size = (int)got;
 		seed.info.entropy_count = (int)got * 8;
 		SYS3(ioctl, to, RNDADDENTROPY, &seed);
 	}
-	if (from >= 0)
-		SYS1(close, from);
-	if (to >= 0)
-		SYS1(close, to);
 }
 
 void setup_entropy(void)
 {
 	int64_t start = now();
+	long pid;
 
 	if (random_ready())
 		return;
-	feed();
+	/*
+	 * In a process of its own: while the host has no entropy to give, a read waits for ever.
+	 * The device has no poll(), and O_NONBLOCK waits too, for the lock that the kernel's thread
+	 * holds meanwhile.  The loop of the init reaps it.
+	 */
+	pid = SYS0(fork);
+	if (pid == 0) {
+		feed();
+		SYS1(exit_group, 0);
+	}
 	while (!random_ready()) {
 		if (now() - start >= conf.entropy_wait) {
 			say("no entropy after %l ms: give the machine a virtio-rng; random numbers block",
 			    now() - start);
 			status("\"event\":\"warning\",\"what\":\"entropy\"");
-			return;
+			break;
 		}
 		pause_ms(10);
 	}
+	if (pid > 0)
+		SYS2(kill, pid, 9 /* SIGKILL */);
 }
 
 void write_resolv_conf(const uint32_t *dns, size_t n)
@@ -188,10 +194,10 @@ void write_resolv_conf(const uint32_t *dns, size_t n)
 void power_off(void)
 {
 	SYS0(sync);
-	for (size_t i = conf.n_mount; i--;) {
+	for (size_t i = n_mounted; i--;) {
 		/* A file that is still open (by the kernel: a loop, swap) must not keep it writable. */
 		if (SYS2(umount2, conf.mount[i], 0) < 0) {
-			mount_at("", conf.mount[i], "", MS_REMOUNT | MS_RDONLY, NULL);
+			SYS5(mount, NULL, conf.mount[i], NULL, MS_REMOUNT | MS_RDONLY, NULL);
 			SYS2(umount2, conf.mount[i], DETACH);
 		}
 	}

@@ -59,7 +59,7 @@ void status_open(void)
 
 void status(const char *f, ...)
 {
-	static char line[1024];
+	static char line[4096]; /* three strings of JSON_MOST, and what is around them */
 	struct pollfd ready = { .fd = port, .events = POLLOUT };
 	size_t length = 1;
 	va_list args;

@@ -4,6 +4,9 @@
  *
  * A call is an inline `call ukl_syscall`.  The compiler does not know that the instruction writes
  * below rsp, so everything here must be compiled with -mno-red-zone, as an ordinary program too.
+ *
+ * guest/init/lib.h has the like for ring 3.  They are not one file, so that this folder is all that
+ * there is to the sample.
  */
 #ifndef SYS_H
 #define SYS_H

@@ -136,7 +136,7 @@ static void accept_clients(void)
 		case -ENOMEM:
 			/*
 			 * The connection stays in the backlog and the listener readable: without
-			 * this the loop would spin.  main() tries again when a client has left, or
+			 * this the loop would spin.  loop() tries again when a client has left, or
 			 * after RETRY_MS: the shortage may be the whole system's.
 			 */
 			stop_accepting();
@@ -148,7 +148,7 @@ static void accept_clients(void)
 			sys_close((int)fd);
 			continue;
 		}
-		/* fd < MAX_FDS: RLIMIT_NOFILE, see main. */
+		/* fd < MAX_FDS: RLIMIT_NOFILE, see set_up(). */
 		clients[fd] = (struct client){ .state = READING };
 		clients_open++;
 	}

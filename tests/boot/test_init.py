@@ -164,6 +164,12 @@ def test_a_missing_application_is_reported(start: Start) -> None:
     assert "init: cannot start /no/such: exec failed (errno 2)" in console(machine)
 
 
+def test_a_report_stays_whole_however_long_a_path_is(start: Start) -> None:
+    # Each byte becomes six of JSON; a line that is cut in the middle is none for the host.
+    outcome = end(start(entries=conf(app="/\xfc" * 300)))
+    assert (outcome.kind, outcome.code, outcome.exit_status) == (Kind.NOT_STARTED, 2, 127)
+
+
 def test_only_who_may_execute_the_file_starts_it(start: Start, helper: Path) -> None:
     private = cpio.file("/private", helper.read_bytes(), mode=0o700)
     machine = start(entries=(*conf(app="/private", uid=1000), private))
@@ -342,6 +348,16 @@ def test_random_numbers_come_from_the_host(start: Start) -> None:
 def test_the_application_starts_without_random_numbers(start: Start) -> None:
     no_driver = "initcall_blacklist=virtio_rng_driver_init"
     vm = Vm("guest", cpu="max,-rdrand,-rdseed", cmdline=(*NO_RNG, no_driver))
+    machine = start(entries=conf(argv=("h", "exit", "6"), entropy_wait_s=1), vm=vm)
+    assert end(machine) == Outcome(Kind.EXITED, 6)
+    assert machine.wait_event(0, event="warning", what="entropy") is not None
+
+
+def test_a_host_without_entropy_keeps_nobody_waiting(start: Start) -> None:
+    # One byte an hour: the device is there, and a read of it never returns.
+    starved = ("virtio-rng-device.max-bytes=1", "virtio-rng-device.period=3600000")
+    extra = tuple(word for value in starved for word in ("-global", value))
+    vm = Vm("guest", cpu="max,-rdrand,-rdseed", cmdline=NO_RNG, extra=extra)
     machine = start(entries=conf(argv=("h", "exit", "6"), entropy_wait_s=1), vm=vm)
     assert end(machine) == Outcome(Kind.EXITED, 6)
     assert machine.wait_event(0, event="warning", what="entropy") is not None

@@ -46,7 +46,7 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
     """Start ukl-run on an image."""
     state = folder.parent / "state"
     return subprocess.Popen(
-        [sys.executable, "-m", "ukl_build.run.cli", "--qemu", str(folder), *words],
+        [sys.executable, ROOT / "tools" / "ukl-run", "--qemu", str(folder), *words],
         cwd=ROOT,
         env={"PATH": os.environ["PATH"], "XDG_STATE_HOME": str(state)},
         stdout=subprocess.PIPE,

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.unit.guests import assemble
-from ukl_build import cpio, image
+from ukl_build import cpio, image, scons_tool
 from ukl_build.errors import UklError
 from ukl_build.image import App, Image, Init, Port, Smoke
 from ukl_build.run import cli
@@ -345,3 +345,8 @@ def test_a_forward_is_read_in_all_its_forms() -> None:
     assert cli.forward("0:5555") == Forward(0, 5555)
     assert cli.forward("53:54/udp") == Forward(53, 54, image.Protocol.UDP)
     assert cli.forward("8080:80/tcp") == Forward(8080, 80)
+
+
+def test_scons_run_keeps_its_logs_where_ukl_run_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/elsewhere")
+    assert scons_tool._user_env({})["XDG_STATE_HOME"] == "/elsewhere"

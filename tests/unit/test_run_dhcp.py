@@ -352,6 +352,21 @@ def test_an_endless_lease_is_never_asked_for_again(world: World) -> None:
     assert len(world.sent) == 2
 
 
+@pytest.mark.parametrize("seconds", [1, 2, 3])
+def test_a_very_short_lease_is_no_loop(world: World, seconds: int) -> None:
+    short = {51: struct.pack(">I", seconds)}
+
+    def answer(sent: Sent) -> list[bytes]:
+        if len(world.sent) > 100:
+            return []  # or the test would loop as well
+        return [message(OFFER if sent.type == DISCOVER else ACK, sent.xid, options=short)]
+
+    world.answer = answer
+    world.start()
+    assert {news for _, news in world.run(20_000)} == {BOUND}
+    assert len(world.sent) <= 2 + 20
+
+
 def test_a_stray_acknowledgement_changes_nothing(world: World) -> None:
     world.answer = serve
     world.start()

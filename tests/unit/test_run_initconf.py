@@ -247,6 +247,16 @@ def test_a_file_that_is_too_large_is_refused_by_both(reader: Reader) -> None:
     assert "cannot read it (errno 27)" in reader.read("#" * 600_000)["wrong"]
 
 
+def test_all_that_python_writes_fits(reader: Reader) -> None:
+    # Both files nearly full: long arguments in one, jobs of many short words in both.
+    words = ("/x", *("y",) * 120_000)
+    image = render(InitConf(argv=("x" * 250,) * 1000, jobs=(Job(words),)))
+    run = render_overlay(jobs=(Job(words), Job(words)))
+    assert len(image) > 480_000
+    assert len(run) > 480_000
+    assert len(reader.read(image, run=run)["jobs"][1]["argv"]) == len(words)
+
+
 @pytest.mark.parametrize(
     "conf",
     [
