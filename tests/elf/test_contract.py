@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.elf.conftest import Compiler, tool
+from tests.project import ROOT
 from ukl_build.elf import abi, names
 from ukl_build.elf.contract import check_archive_member
 from ukl_build.elf.model import ObjectFile, Relocation, Section, Symbol
@@ -188,6 +190,13 @@ def test_names_in_another_encoding_keep_the_contract(
     (tmp_path / "app.o").write_bytes((tmp_path / "a").read_bytes().replace(b"caf_", b"caf\xe9"))
     made = make_archive(tmp_path / "app.o", tmp_path / "UKL.a")
     assert b"\0ukl.caf\xe9\0" in made.path.read_bytes()
+
+
+def test_the_kernels_linker_script_defines_what_the_table_promises() -> None:
+    """Both by their own text: a name that only one of them has fails in somebody's link."""
+    script = ROOT / "recipes/linux/files/arch/x86/include/asm/ukl.lds.h"
+    defined = set(re.findall(r"\bukl\.(\w+) = \.;", script.read_text()))
+    assert defined == TABLES.provided
 
 
 def test_local_symbols_behind_global_ones_are_noticed(member: Path, tmp_path: Path) -> None:
