@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -167,12 +166,3 @@ def make(folder: Path) -> Project:
         (root / "kconfig" / f"{name}.config").write_text(FRAGMENTS.get(name, "# nothing\n"))
     tarball(FAKE_LINUX, root / "dist" / f"linux-{VERSION}.tar.xz")
     return Project(root, folder / "cache")
-
-
-def alive(pid: int) -> bool:
-    """Tell whether a process runs."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

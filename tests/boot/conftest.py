@@ -25,6 +25,11 @@ HELPER = "/helper"
 Start = Callable[..., Machine]
 
 
+def console(machine: Machine) -> list[str]:
+    """Return the lines of the console."""
+    return machine.console.read_text(errors="backslashreplace").splitlines()
+
+
 @pytest.fixture(scope="session")
 def built() -> Path:
     """Return the outputs of a build: $UKL_TEST_BUILD, or tcp_server's, which is built first."""

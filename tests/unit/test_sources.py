@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -332,7 +333,11 @@ def test_two_builds_do_not_fill_the_cache_at_once(world: World) -> None:
     with world.cache.locked(world.said.append):
         thread = threading.Thread(target=second)
         thread.start()
-        thread.join(0.3)
+        deadline = time.monotonic() + 30
+        while not order:
+            assert time.monotonic() < deadline, "the second does not even say that it waits"
+            time.sleep(0.01)
+        thread.join(0.3)  # time to do what it must not
         assert [line.split()[0] for line in order] == ["waiting"]
         order.append("first ends")
     thread.join(10)

@@ -120,6 +120,25 @@ def reloc_name(r_type: int) -> str:
         return f"relocation type {r_type}"
 
 
+_WIDTHS: dict[int, int] = {
+    RelocType.R_X86_64_NONE: 0,
+    RelocType.R_X86_64_TLSDESC_CALL: 0,  # marks an instruction, has no field
+    **dict.fromkeys((RelocType.R_X86_64_8, RelocType.R_X86_64_PC8), 1),
+    **dict.fromkeys((RelocType.R_X86_64_16, RelocType.R_X86_64_PC16), 2),
+    **dict.fromkeys(
+        (RelocType.R_X86_64_64, RelocType.R_X86_64_PC64, RelocType.R_X86_64_TPOFF64,
+         RelocType.R_X86_64_DTPMOD64, RelocType.R_X86_64_DTPOFF64, RelocType.R_X86_64_SIZE64,
+         RelocType.R_X86_64_GOTOFF64, RelocType.R_X86_64_GOT64, RelocType.R_X86_64_GOTPCREL64,
+         RelocType.R_X86_64_GOTPC64, RelocType.R_X86_64_GOTPLT64, RelocType.R_X86_64_PLTOFF64), 8
+    ),
+}  # fmt: skip
+
+
+def reloc_width(r_type: int) -> int:
+    """Return how many bytes a relocation changes (psABI table 4.9); 4 for an unknown type."""
+    return _WIDTHS.get(r_type, 4)
+
+
 # gABI, "ELF Header", "Section Header", "Symbol Table Entry", "Relocation Entry"; all little endian
 ELF64_EHDR: Final = struct.Struct("<16sHHIQQQIHHHHHH")
 ELF64_SHDR: Final = struct.Struct("<IIQQQQIIQQ")

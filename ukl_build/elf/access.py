@@ -46,11 +46,6 @@ DEBUG_TYPES = frozenset(
 TLS_TYPES = frozenset(
     (R.R_X86_64_TPOFF32, R.R_X86_64_TPOFF64, R.R_X86_64_DTPOFF32, R.R_X86_64_DTPOFF64)
 )
-_WIDE = frozenset(
-    (R.R_X86_64_64, R.R_X86_64_PC64, R.R_X86_64_TPOFF64, R.R_X86_64_DTPOFF64, R.R_X86_64_SIZE64,
-     R.R_X86_64_GOTOFF64, R.R_X86_64_GOT64, R.R_X86_64_GOTPCREL64, R.R_X86_64_GOTPC64,
-     R.R_X86_64_GOTPLT64, R.R_X86_64_PLTOFF64)
-)  # fmt: skip
 
 _HINTS = {
     R.R_X86_64_32: "32 bits without a sign cannot reach the kernel half: compile with"
@@ -492,9 +487,6 @@ def check_relocations(obj: ObjectFile) -> None:
         for one in section.relocations:
             if one.r_type not in allowed:
                 raise _refuse(obj, section, one, "cannot be had in the kernel")
-            width = 8 if one.r_type in _WIDE else 4
-            if one.r_offset + width > section.sh_size or section.sh_type == abi.SHT_NOBITS:
-                raise _refuse(obj, section, one, "is outside its section", "the object is damaged")
             target = one.symbol
             thread = target.st_type == abi.STT_TLS or (
                 target.section is not None and bool(target.section.sh_flags & SHF.SHF_TLS)

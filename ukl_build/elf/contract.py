@@ -54,12 +54,19 @@ def check_archive_member(path: Path, tables: Tables) -> None:
         )
 
 
+def _text(name: str | bytes) -> str:
+    """Return a name; lief gives the bytes of one that is no UTF-8."""
+    return name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else name
+
+
 def _problems(binary: lief.ELF.Binary, tables: Tables) -> list[str]:
     found: list[str] = []
     if binary.header.file_type != lief.ELF.Header.FILE_TYPE.REL:
         found.append("it is not relocatable")
     if binary.header.machine_type != lief.ELF.ARCH.X86_64:
         found.append("it is not for x86-64")
+    if found:
+        return found  # what follows would be read as something else than it is
     found += _section_problems(binary)
     found += _symbol_problems(binary, tables)
     found += _relocation_problems(binary)
@@ -68,9 +75,9 @@ def _problems(binary: lief.ELF.Binary, tables: Tables) -> list[str]:
 
 def _section_problems(binary: lief.ELF.Binary) -> list[str]:
     found = []
-    names = [str(one.name) for one in binary.sections]
+    names = [_text(one.name) for one in binary.sections]
     for section in binary.sections:
-        name, flags = str(section.name), int(section.flags)
+        name, flags = _text(section.name), int(section.flags)
         if not flags & _ALLOC:
             if not _OTHERS.fullmatch(name):
                 found.append(f"{name} has no place in vmlinux")
@@ -100,7 +107,7 @@ def _symbol_problems(binary: lief.ELF.Binary, tables: Tables) -> list[str]:
     local_over = False
     entries = 0
     for number, symbol in enumerate(binary.symtab_symbols):
-        name = str(symbol.name)
+        name = _text(symbol.name)
         local = symbol.binding == bind.LOCAL
         if local and local_over:
             found.append(f"{name}: a local symbol behind a global one")
@@ -112,7 +119,7 @@ def _symbol_problems(binary: lief.ELF.Binary, tables: Tables) -> list[str]:
         if symbol.type == kind.GNU_IFUNC:
             found.append(f"{name} is an indirect function")
         if symbol.binding not in (bind.LOCAL, bind.GLOBAL, bind.WEAK):
-            found.append(f"{name} has binding {symbol.binding.name}")
+            found.append(f"{name} has binding {int(symbol.binding)}")
         match int(symbol.shndx):
             case abi.SHN_UNDEF if name not in provided:
                 found.append(f"{name} is undefined")
@@ -132,11 +139,13 @@ def _relocation_problems(binary: lief.ELF.Binary) -> list[str]:
         if owner is None:
             found.append(f"a relocation {name} changes no section")
             continue
-        section = str(owner.name)
+        section = _text(owner.name)
         memory = bool(int(owner.flags) & _ALLOC)
         if name not in (_MEMORY_TYPES if memory else _DEBUG_TYPES):
             found.append(f"{section}+{one.address:#x} has R_X86_64_{name}")
-        if one.symbol is None:
+        # lief gives the symbol of index 0, which has no name either, where there is none.
+        nothing = one.symbol is None or not _text(one.symbol.name)
+        if nothing and (one.symbol is None or one.symbol.type != lief.ELF.Symbol.TYPE.SECTION):
             found.append(f"{section}+{one.address:#x} names no symbol")
         if section == ".ukl.irelative":
             irelative += 1

@@ -105,9 +105,16 @@ def _check_section(section: Section) -> None:
         )
     if section.name.startswith(".gnu.lto_") and not flags & SHF.SHF_EXCLUDE:
         raise _refuse(section, "holds LTO bytecode", "compile without -flto")
+    _check_alignment(section)
     if not flags & SHF.SHF_ALLOC:
         return
-    if flags & SHF.SHF_WRITE and flags & SHF.SHF_EXECINSTR:
+    if section.sh_type == abi.SHT_NOBITS and section.sh_size and not flags & SHF.SHF_WRITE:
+        raise _refuse(
+            section,
+            "has no contents and can never have any: it is read-only and NOBITS",
+            "give it contents (@progbits), or make it writable",
+        )
+    if flags & (SHF.SHF_WRITE | SHF.SHF_TLS) and flags & SHF.SHF_EXECINSTR:
         raise _refuse(
             section,
             "is writable and executable, which the kernel does not map",
@@ -129,16 +136,31 @@ def _check_section(section: Section) -> None:
             "holds constructors in the way before .init_array",
             "compile with a gcc that uses .init_array (4.7 and later)",
         )
-    if section.sh_addralign & (section.sh_addralign - 1) or section.sh_addralign > 1 << 21:
+    if not section.name:
+        raise _refuse(section, "has no name", "give it one: what it is called decides where it is")
+    if section.sh_type in _ARRAYS and section.sh_size % 8:
         raise _refuse(
             section,
-            f"wants to be aligned to {section.sh_addralign:#x}",
+            f"has {section.sh_size:#x} bytes, which is no number of pointers",
+            "put nothing but pointers to functions there",
+        )
+
+
+def _check_alignment(section: Section) -> None:
+    align = section.sh_addralign
+    if align & (align - 1) or align > 1 << 21:
+        raise _refuse(
+            section,
+            f"wants to be aligned to {align:#x}",
             "the kernel moves in steps of 2 MiB, more cannot be kept",
         )
 
 
 def allot_commons(obj: ObjectFile) -> None:
-    """Give common symbols (gABI, SHN_COMMON: st_value is the alignment) their place in .bss."""
+    """Give common symbols (gABI, SHN_COMMON: st_value is the alignment) their place in .bss.
+
+    :raise UklError: ``elf-section`` if one wants an alignment that the kernel cannot keep.
+    """
     commons = [one for one in obj.symbols if one.section is None and one.st_shndx == abi.SHN_COMMON]
     if not commons:
         return
@@ -150,6 +172,7 @@ def allot_commons(obj: ObjectFile) -> None:
         bss.nobits_size = symbol.st_value + symbol.st_size
         symbol.section = bss
         symbol.st_type = abi.STT_OBJECT
+    _check_alignment(bss)
     obj.sections.append(bss)
 
 
@@ -364,6 +387,8 @@ def _join(name: str, members: list[Section], moved: dict[int, tuple[Section, int
         if name.startswith(_MERGED):
             keep |= SHF.SHF_MERGE | SHF.SHF_STRINGS
         flags &= keep
+        if first.sh_type in _ARRAYS or flags & SHF.SHF_TLS:
+            flags |= SHF.SHF_WRITE  # hand-written ones may lack it; each process has its own
     result = Section(
         name,
         # Nothing acts on the special types in the kernel's link, and ld would give them to the
@@ -380,7 +405,7 @@ def _join(name: str, members: list[Section], moved: dict[int, tuple[Section, int
         start = size + padding
         if not nobits:
             result.data += filler * padding
-            result.data += one.data if one.sh_type != abi.SHT_NOBITS else bytes(one.sh_size)
+            result.data += one.data
         size = start + one.sh_size
         moved[id(one)] = (result, start)
         for relocation in one.relocations:

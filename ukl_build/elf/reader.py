@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,23 @@ _OF_THE_FILE = frozenset(
     )
 )
 """Section types that hold nothing of the program, only of the file."""
+_BINDINGS = frozenset((abi.STB_LOCAL, abi.STB_GLOBAL, abi.STB_WEAK, abi.STB_GNU_UNIQUE))
+_TYPES = frozenset(
+    (
+        abi.STT_NOTYPE,
+        abi.STT_OBJECT,
+        abi.STT_FUNC,
+        abi.STT_SECTION,
+        abi.STT_FILE,
+        abi.STT_COMMON,
+        abi.STT_TLS,
+        abi.STT_GNU_IFUNC,
+    )
+)
+
+_DAMAGE = (ELFError, struct.error, LookupError, ValueError, OSError, OverflowError)
+"""What pyelftools and this module raise for numbers that cannot be; OSError and OverflowError for
+offsets that no file has."""
 
 
 def read_object(path: Path) -> ObjectFile:
@@ -45,14 +63,14 @@ def read_object(path: Path) -> ObjectFile:
     with file:
         try:
             elf = ELFFile(file)
-        except (ELFError, UnicodeDecodeError) as error:
+        except _DAMAGE as error:
             _refuse(path, f"cannot be read as ELF: {error or type(error).__name__}", error)
         found = (elf["e_type"], elf["e_machine"], elf.elfclass)
         if found != ("ET_REL", "EM_X86_64", 64):
             _refuse(path, "is {} for {}, {} bit, not ET_REL for EM_X86_64, 64 bit".format(*found))
         try:
             return _read(path, elf)
-        except (ELFError, UnicodeDecodeError, struct.error, LookupError, ValueError) as error:
+        except _DAMAGE as error:
             _refuse(path, f"is damaged: {error or type(error).__name__}", error)
 
 
@@ -69,12 +87,14 @@ def _read(path: Path, elf: Any) -> ObjectFile:
     by_index: dict[int, Section] = {}
     headers = list(elf.iter_sections())
     types = [_number(raw["sh_type"]) for raw in headers]
+    end = elf.stream.seek(0, os.SEEK_END)
 
     def contents(raw: Any) -> bytes:
+        # Before reading: a damaged size may be more than there is memory for.
+        if raw["sh_offset"] + raw["sh_size"] > end:
+            _refuse(path, f"is truncated: section {raw.name} ends behind the end of the file")
         elf.stream.seek(raw["sh_offset"])
         data: bytes = elf.stream.read(raw["sh_size"])
-        if len(data) != raw["sh_size"]:
-            _refuse(path, f"is truncated: section {raw.name} ends behind the end of the file")
         return data
 
     for index, (raw, sh_type) in enumerate(zip(headers, types, strict=True)):
@@ -106,6 +126,7 @@ def _read(path: Path, elf: Any) -> ObjectFile:
         indices = (word for (word,) in struct.iter_unpack("<I", contents(raw)))
     strings = contents(headers[symtab["sh_link"]])
     symbols: list[Symbol] = []
+    foreign: set[int] = set()
     for st_name, st_info, st_other, st_shndx, st_value, st_size in abi.ELF64_SYM.iter_unpack(
         contents(symtab)
     ):
@@ -113,13 +134,22 @@ def _read(path: Path, elf: Any) -> ObjectFile:
         index = extended if st_shndx == abi.SHN_XINDEX else st_shndx
         name = strings[st_name : strings.index(b"\0", st_name)].decode("utf-8", "surrogateescape")
         owner = by_index.get(index) if st_shndx < abi.SHN_LORESERVE or extended else None
+        if st_info >> 4 not in _BINDINGS or st_info & 0xF not in _TYPES:
+            _refuse(path, f"has symbol {name} of unknown binding and type {st_info:#x}")
+        if not symbols:
+            # Nothing of the program; relocations that name it mean 0 (gABI, "Relocation").
+            symbols.append(Symbol("", abi.STB_LOCAL, abi.STT_NOTYPE, st_shndx=abi.SHN_ABS))
+            continue
         if st_info & 0xF == abi.STT_SECTION:
             # One symbol a section is enough; those of tables (relocations…) have no referents.
             symbols.append(owner.symbol if owner else Symbol("", abi.STB_LOCAL, abi.STT_SECTION))
+            if owner is None:
+                foreign.add(id(symbols[-1]))
             continue
         if owner is None and 0 < index < len(types) and types[index] == abi.SHT_GROUP:
             # g++ puts the signature of some groups (C5 constructors) there: a name, no place.
             symbols.append(Symbol(name, abi.STB_LOCAL, abi.STT_NOTYPE))
+            foreign.add(id(symbols[-1]))
             continue
         if owner is None and index not in (abi.SHN_UNDEF, abi.SHN_ABS, abi.SHN_COMMON):
             _refuse(path, f"has symbol {name} in section {index:#x}, which is none of the program")
@@ -133,8 +163,7 @@ def _read(path: Path, elf: Any) -> ObjectFile:
             st_size=st_size,
             st_other=st_other,
         )
-        if symbols:  # the first entry is the undefined symbol, no symbol of the program
-            result.symbols.append(symbol)
+        result.symbols.append(symbol)
         symbols.append(symbol)
 
     for raw, sh_type in zip(headers, types, strict=True):
@@ -145,7 +174,24 @@ def _read(path: Path, elf: Any) -> ObjectFile:
             Relocation(r_offset, r_info & 0xFFFFFFFF, symbols[r_info >> 32], r_addend)
             for r_offset, r_info, r_addend in abi.ELF64_RELA.iter_unpack(contents(raw))
         ]
+        _check_relocations(path, section, foreign)
     return result
+
+
+def _check_relocations(path: Path, section: Section, foreign: set[int]) -> None:
+    """Require that every relocation is of the program and inside its section.
+
+    Here, because the passes write through the offsets long before they look at what is left.
+    """
+    room = 0 if section.sh_type == abi.SHT_NOBITS else len(section.data)
+    for one in section.relocations:
+        if one.r_type == abi.RelocType.R_X86_64_NONE:
+            continue
+        what = f"has {abi.reloc_name(one.r_type)} at {section.name}+{one.r_offset:#x}"
+        if one.r_offset + abi.reloc_width(one.r_type) > room:
+            _refuse(path, f"{what}, outside its section")
+        if id(one.symbol) in foreign:
+            _refuse(path, f"{what} against a symbol of nothing in the program")
 
 
 def _number(sh_type: str | int) -> int:

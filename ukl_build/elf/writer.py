@@ -91,7 +91,7 @@ def encode(obj: ObjectFile) -> bytes:
             symbol.st_bind << 4 | symbol.st_type,
             symbol.st_other,
             st_shndx,
-            symbol.st_value,
+            symbol.st_value % (1 << 64),  # addresses wrap around, as in ld
             symbol.st_size,
         )
 
@@ -145,7 +145,9 @@ def encode(obj: ObjectFile) -> bytes:
         for relocation in section.relocations:
             number = _index(symbol_index, relocation.symbol, section.name)
             rela += abi.ELF64_RELA.pack(
-                relocation.r_offset, number << 32 | relocation.r_type, relocation.r_addend
+                relocation.r_offset,
+                number << 32 | relocation.r_type,
+                (relocation.r_addend + (1 << 63)) % (1 << 64) - (1 << 63),
             )
         put(
             f".rela{section.name}",
