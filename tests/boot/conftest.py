@@ -30,15 +30,17 @@ def console(machine: Machine) -> list[str]:
     return machine.console.read_text(errors="backslashreplace").splitlines()
 
 
-@pytest.fixture(scope="session")
-def built() -> Path:
-    """Return the outputs of a build: $UKL_TEST_BUILD, or tcp_server's, which is built first."""
-    given = os.environ.get("UKL_TEST_BUILD")
+def outputs(variable: str, *words: str) -> Path:
+    """Return the outputs of a build of tcp_server: those a variable names, or they are made first.
+
+    :param words: variables of SCons.
+    """
+    given = os.environ.get(variable)
     if given is not None:
         return Path(given)
     # The environment as it is: compiler and package caches are where the user has them.
     done = subprocess.run(
-        [sys.executable, "-m", "SCons", "-Q", "app=tcp_server"],
+        [sys.executable, "-m", "SCons", "-Q", "app=tcp_server", *words],
         cwd=PROJECT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -48,7 +50,20 @@ def built() -> Path:
     )
     # Not skipped: a gate that boots nothing must not be green.
     assert done.returncode == 0, done.stdout
-    return PROJECT / "build" / "tcp_server"
+    build = dict(word.split("=") for word in words).get("build", "build")
+    return PROJECT / build / "tcp_server"
+
+
+@pytest.fixture(scope="session")
+def built() -> Path:
+    """Return the outputs of the build that everybody has."""
+    return outputs("UKL_TEST_BUILD")
+
+
+@pytest.fixture(scope="session")
+def built_for_tests() -> Path:
+    """Return the outputs of a build with kconfig/test.config."""
+    return outputs("UKL_TEST_BUILD_FOR_TESTS", "fragments=test", "build=build/test")
 
 
 @pytest.fixture(scope="session")

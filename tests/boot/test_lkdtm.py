@@ -98,26 +98,17 @@ def provoked(start: Start, kernel: Path, program: Path, *types: str, wait_s: flo
 
 
 @pytest.fixture(scope="session")
-def crashing(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the outputs of a build with fragments=test."""
-    path = Path(os.environ.get("UKL_TEST_LKDTM", PROJECT / "build" / "lkdtm" / "tcp_server"))
-    if not (path / "tcp_server.bzImage").is_file():
-        pytest.fail(f"there is no {path}; scons app=tcp_server fragments=test build=build/lkdtm")
-    return path
-
-
-@pytest.fixture(scope="session")
-def twin(crashing: Path) -> Path:
+def twin(built_for_tests: Path) -> Path:
     """Build the same kernel without UNIKERNEL_LINUX."""
-    out = crashing.parent / "twin"
+    out = built_for_tests.parent / "twin"
     out.mkdir(exist_ok=True)
-    shutil.copy2(crashing / "initramfs.cpio", out)
-    rows = (crashing / "kconfig" / "report.txt").read_text(encoding="utf-8").splitlines()
+    shutil.copy2(built_for_tests / "initramfs.cpio", out)
+    rows = (built_for_tests / "kconfig" / "report.txt").read_text(encoding="utf-8").splitlines()
     names = dict.fromkeys(row.partition(":")[0] for row in rows)
     files = [PROJECT / "kconfig" / f"{Path(name).stem}.config" for name in names]
     files = [path for path in files if path.stem != "ukl"]
     config = out / "kconfig" / "config"
-    tree = (crashing / "linux" / "source").resolve(strict=True)
+    tree = (built_for_tests / "linux" / "source").resolve(strict=True)
     kconfig.configure(tree, VERSION, files, config, log=out / "kconfig.log")
     assert "UNIKERNEL_LINUX=y" not in config.read_text(encoding="utf-8")
     linux.build(
@@ -141,20 +132,20 @@ def provoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def types(start: Start, crashing: Path, provoke: Path) -> list[str]:
+def types(start: Start, built_for_tests: Path, provoke: Path) -> list[str]:
     """Return the types that the kernel knows."""
-    machine = provoked(start, crashing / "tcp_server.bzImage", provoke, wait_s=BOOT_S)
+    machine = provoked(start, built_for_tests / "tcp_server.bzImage", provoke, wait_s=BOOT_S)
     text = machine.console.read_text()
     return [line for line in text.splitlines() if re.fullmatch(r"[A-Z][A-Z_]{3,}", line)]
 
 
 def test_crashes_get_the_same_verdict_without_an_application(
-    start: Start, crashing: Path, twin: Path, provoke: Path, types: list[str]
+    start: Start, built_for_tests: Path, twin: Path, provoke: Path, types: list[str]
 ) -> None:
     together = [name for name in types if name not in ALONE and name not in LEFT_OUT]
     assert len(together) > 60
     found = []
-    for kernel in (crashing / "tcp_server.bzImage", twin):
+    for kernel in (built_for_tests / "tcp_server.bzImage", twin):
         machine = provoked(start, kernel, provoke, *together, wait_s=BOOT_S)
         text = machine.console.read_text(errors="backslashreplace")
         assert machine.outcome is not None and machine.outcome.by_itself, text[-2000:]
@@ -166,10 +157,10 @@ def test_crashes_get_the_same_verdict_without_an_application(
 
 @pytest.mark.parametrize("name", ALONE)
 def test_a_crash_of_the_machine_gets_the_same_verdict(
-    start: Start, crashing: Path, twin: Path, provoke: Path, name: str
+    start: Start, built_for_tests: Path, twin: Path, provoke: Path, name: str
 ) -> None:
     found: list[tuple[Outcome | None, list[str]]] = []
-    for kernel in (crashing / "tcp_server.bzImage", twin):
+    for kernel in (built_for_tests / "tcp_server.bzImage", twin):
         machine = provoked(start, kernel, provoke, name, wait_s=60)
         text = machine.console.read_text(errors="backslashreplace")
         assert ALONE[name] in text.partition("provoke: begin")[2], text[-3000:]

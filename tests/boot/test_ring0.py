@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.boot.conftest import Start, console
-from tests.boot.ring0 import ORDINARY, RING0, Ring0
+from tests.boot.ring0 import ORDINARY, RING0, SUITE, Ring0, relink
 from ukl_build.initconf import Job, Mode
 from ukl_build.run.machine import Machine
 from ukl_build.run.outcome import Kind, Outcome
@@ -291,6 +291,18 @@ def test_nobody_fakes_the_application_or_traces_it(
 ) -> None:
     job = Job(("/tests/security",), any_end=True, timeout_s=100)
     found, _ = run(start, ring0_image, ordinary, Vm("guest"), job)
+    assert len(names(one(found))) == 18 + 3 * 14
+
+
+@pytest.mark.long
+def test_nobody_fakes_the_application_in_a_user_namespace(
+    start: Start, built_for_tests: Path, ordinary: dict[str, Path], tmp_path: Path
+) -> None:
+    """Nor anything else that the other kernel has no namespaces for."""
+    image = relink(built_for_tests, tmp_path, SUITE)
+    job = Job(("/tests/security",), any_end=True, timeout_s=100)
+    found, _ = run(start, image, ordinary, Vm("guest"), job)
+    assert "security.user_namespace" in names(one(found))
     assert len(names(one(found))) == 19 + 3 * 14
 
 

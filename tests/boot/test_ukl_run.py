@@ -70,7 +70,7 @@ def test_the_smoke_test_shows_the_echo(folder: Path) -> None:
 
 def test_a_wrong_answer_fails_the_smoke_test(folder: Path) -> None:
     described = image.load(folder / "image.json")
-    wrong = Smoke(port=5555, send="hello\n", expect="goodbye\n", deadline_s=8)
+    wrong = Smoke(port=5555, send="hello\n", expect="goodbye\n", deadline_s=20)
     image.store(described.model_copy(update={"smoke": wrong}), folder / "image.json")
     status, out, err = run(folder, "--smoke")
     assert (status, out) == (4, "")

@@ -156,7 +156,8 @@ static void test_fakes(void)
 	expect("chroot.user", -ENOEXEC, exec(APP, change_root_as_user, 0));
 	/* Without such namespaces in the kernel (94) there is nothing to fake by them. */
 	got = exec(APP, bind_over_in_user_namespace, 0);
-	expect("user_namespace", got == 94 ? 94 : -ENOEXEC, got);
+	if (got != 94)
+		expect("user_namespace", -ENOEXEC, got);
 
 	if (symlink(APP, "/tmp/symlink") || link(APP, "/hardlink"))
 		_exit(92);
