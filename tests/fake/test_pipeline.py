@@ -229,6 +229,35 @@ def test_a_build_that_is_killed_is_resumed(project: Project, number: signal.Sign
     assert "up to date" in project.build()
 
 
+def test_what_a_killed_build_made_of_an_edit_does_not_outlive_the_edit(project: Project) -> None:
+    original = project.source.read_text()
+    project.build()
+    archive = (project.out / "UKL.a").read_bytes()
+    patch = project.root / "recipes" / "linux" / "patches" / "0001-a.patch"
+    project.edit("int edited(void) { return 1; }\n")
+    # Another tree, so that the fake kernel compiles and can be stopped in it.
+    patch.write_text(patch.read_text().replace("int patched", "int changed"))
+    (project.linux / "wait").touch()
+    words = ["-j1", "app=hello", f"linux_src={project.root / 'dist'}"]
+    process = subprocess.Popen(
+        project.argv(words), cwd=project.root, env=project.env(), stdout=subprocess.DEVNULL
+    )
+    try:
+        wait_for((project.linux / "waiting").exists, "the fake kernel's compilation")
+        process.kill()
+        _kill_makes(project.linux)
+    finally:
+        (project.linux / "wait").unlink(missing_ok=True)
+        process.kill()
+        process.wait()
+    assert (project.out / "UKL.a").read_bytes() != archive
+    project.source.write_text(original)
+    project.build()
+    assert (project.out / "UKL.a").read_bytes() == archive
+    assert archive in (project.out / "hello.bzImage").read_bytes()
+    assert "up to date" in project.build()
+
+
 def _kill_makes(out: Path) -> None:
     """Kill all processes of a fake kernel's build outright."""
     for entry in Path("/proc").iterdir():
