@@ -231,10 +231,9 @@ class Build:
         """Tell SCons about all files and targets."""
         job, layout = self.job, self.job.layout
         if not (scons.GetOption("no_exec") or scons.GetOption("clean")):
-            _lock(layout.folder / "lock", job.reporter.say)
+            _lock(layout, job.reporter.say)
             _pass_signals_on()
-        # One for each application, so that two may be built at once.
-        scons.SConsignFile(str(layout.folder / "sconsign"))
+        scons.SConsignFile(str(layout.signatures.with_suffix("")))  # SCons adds the suffix
         compiler = _value(toolchain.version_line())
         guest = _value(job.app.model_dump_json())
 
@@ -361,15 +360,25 @@ def _files(folder: Path, pattern: str) -> list[str]:
     return sorted(str(path) for path in folder.glob(pattern) if path.is_file())
 
 
-def _lock(path: Path, say: Callable[[str], None]) -> None:
-    """Keep a second build of the same application waiting until this process has ended."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+def _lock(layout: plan.Layout, say: Callable[[str], None]) -> None:
+    """Keep a second build of the same application waiting until this process has ended.
+
+    While a build runs there is something in the lock's file.  SCons remembers what it built only at
+    its end and does not look at what it finds: after an outright kill it would take the outputs for
+    those of the build before, which they are not if an edit was taken back meanwhile.
+    """
+    layout.folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        say(f"waiting for another build in {path.parent}")
+        say(f"waiting for another build in {layout.folder}")
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+    if os.fstat(descriptor).st_size:
+        say("the last build was killed; all its steps are looked at again")
+        layout.signatures.unlink(missing_ok=True)
+    os.pwrite(descriptor, b"running\n", 0)
+    atexit.register(os.ftruncate, descriptor, 0)
 
 
 def _pass_signals_on() -> None:

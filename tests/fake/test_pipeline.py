@@ -237,6 +237,7 @@ def test_what_a_killed_build_made_of_an_edit_does_not_outlive_the_edit(project: 
     project.edit("int edited(void) { return 1; }\n")
     # Another tree, so that the fake kernel compiles and can be stopped in it.
     patch.write_text(patch.read_text().replace("int patched", "int changed"))
+    (project.linux / "waiting").unlink()
     (project.linux / "wait").touch()
     words = ["-j1", "app=hello", f"linux_src={project.root / 'dist'}"]
     process = subprocess.Popen(
