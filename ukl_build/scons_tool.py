@@ -238,14 +238,13 @@ class Build:
         guest = _value(job.app.model_dump_json())
 
         objects = self._objects()
-        linked = self._stage("link", [layout.linked], objects, module="archive")
+        linked = self._stage("link", [layout.linked], objects)
         tables = _files(job.root / "linker", "*.toml")
-        elf = _files(Path(__file__).parent / "elf", "*.py")
-        archived = self._stage("archive", [layout.archive], [*linked, *tables, *elf])
+        archived = self._stage("archive", [layout.archive], [*linked, *tables])
         series = _files(job.root / "recipes" / "linux", "**/*")
         tree = self.env.Command(
             str(layout.sources),
-            [_value(source_state(job)), *series, _code("sources")],
+            [_value(source_state(job)), *series, *_code("sources")],
             scons.Action(_stage, _announce),
             UKL_STAGE="sources",
         )
@@ -255,7 +254,7 @@ class Build:
         names = _value([path.name for path in job.fragments])
         fragments = [str(path) for path in job.fragments]
         config = self._stage("kconfig", [layout.kconfig], [*tree, names, compiler, *fragments])
-        init = _files(job.root / "guest", "**/*.[ch]")
+        init = _files(userspace.INIT_SOURCE, "*.[ch]")
         initramfs = self._stage("userspace", [layout.initramfs], [guest, compiler, *init])
         kernel = self._stage(
             "linux",
@@ -298,13 +297,11 @@ class Build:
             node.set_always_build(0)
         return database
 
-    def _stage(
-        self, name: str, outputs: Sequence[Path], inputs: Sequence[Any], *, module: str = ""
-    ) -> list[Any]:
+    def _stage(self, name: str, outputs: Sequence[Path], inputs: Sequence[Any]) -> list[Any]:
         """Declare a stage; its own code is one of its inputs."""
         nodes = self.env.Command(
             [str(path) for path in (*outputs, _manifest(self.job, name))],
-            [*inputs, _code(module or name)],
+            [*inputs, *_code(name)],
             scons.Action(_stage, _announce),
             UKL_STAGE=name,
         )
@@ -342,9 +339,10 @@ def source_state(job: Job) -> dict[str, str]:
     return state
 
 
-def _code(stage: str) -> str:
-    """Return the file of a stage's code."""
-    return str(Path(__file__).parent / "stages" / f"{stage}.py")
+def _code(stage: str) -> list[str]:
+    """Return the files of a stage's code."""
+    package = Path(__file__).parent
+    return [file for pattern in CODE[stage] for file in _files(package, pattern)]
 
 
 def _manifest(job: Job, stage: str) -> Path:
@@ -493,8 +491,8 @@ def _linux(job: Job) -> None:
         compiler=job.compiler,
         logs=job.layout.logs,
         say=job.reporter.say,
+        check=check_linked,
     )
-    check_linked(job.layout.vmlinux)
 
 
 def _image(job: Job) -> None:
@@ -512,6 +510,18 @@ STAGES: Mapping[str, Callable[[Job], None]] = {
     "linux": _linux,
     "image": _image,
 }
+
+CODE: Mapping[str, tuple[str, ...]] = {
+    "link": ("stages/archive.py", "elf/*.py"),
+    "archive": ("stages/archive.py", "elf/*.py"),
+    "sources": ("stages/sources.py", "apt.py"),
+    "kconfig": ("stages/kconfig.py", "dotconfig.py", "toolchain.py"),
+    "userspace": ("stages/userspace.py", "cpio.py", "initconf.py", "plan.py"),
+    "linux": ("stages/linux.py", "dotconfig.py", "toolchain.py", "elf/linked.py"),
+    "image": ("stages/image.py", "image.py", "plan.py"),
+}
+"""Files of the package that decide what a stage writes.  What all share (errors, files, programs)
+and recipes, whose content is an input itself, are left out."""
 
 
 # --- Targets that are no files ------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,6 +50,7 @@ def build(
     compiler: toolchain.Compiler,
     logs: Path,
     say: Say,
+    check: Callable[[Path], object] = lambda vmlinux: None,
 ) -> None:
     """Build a bzImage in a folder of its own.
 
@@ -57,6 +58,7 @@ def build(
     :param bzimage: where the bootable file goes.
     :param vmlinux: where the same kernel goes with its symbols.
     :param jobs: how many compilers may run at once.
+    :param check: looks at vmlinux and raises what is wrong with it, before anybody can start it.
     :raise UklError: ``config-differs`` if the kernel's own Kconfig does not agree with the
         configuration, ``tool-failed`` if make fails.
     """
@@ -65,8 +67,9 @@ def build(
     with _alone(out, say) as lock:
         _forget_torn_files(out, say)
         _make(tree, wanted, out, lock, jobs=jobs, compiler=compiler, logs=logs)
-    _copy(out / "vmlinux", vmlinux)
-    _copy(out / "arch" / "x86" / "boot" / "bzImage", bzimage)
+        check(out / "vmlinux")
+        _copy(out / "vmlinux", vmlinux)
+        _copy(out / "arch" / "x86" / "boot" / "bzImage", bzimage)
 
 
 def _make(
