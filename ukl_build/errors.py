@@ -34,6 +34,7 @@ CODES: dict[str, tuple[Fault, str]] = {
     "app-unknown": (Fault.USER, "There is no recipe for the application that was asked for."),
     "recipe-invalid": (Fault.USER, "A recipe does not say what it must, or says too much."),
     "image-invalid": (Fault.USER, "An image.json does not say what it must, or says too much."),
+    "system": (Fault.MACHINE, "The operating system refused to read or write something."),
     "apt-unusable": (Fault.MACHINE, "This machine's apt cannot fetch Debian's packages."),
     "source-missing": (Fault.USER, "A folder that was named holds no sources of the kind needed."),
     "source-unavailable": (Fault.MACHINE, "None of the places of a recipe could deliver its file."),

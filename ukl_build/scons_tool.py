@@ -95,6 +95,9 @@ def main(arguments: Sequence[tuple[str, str]], targets: Sequence[str]) -> None:
     except UklError as error:
         print(error, file=sys.stderr)
         scons.Exit(error.exit_status)
+    except OSError as error:
+        print(files.refused(error), file=sys.stderr)
+        scons.Exit(files.refused(error).exit_status)
 
 
 def _main(root: Path, arguments: Sequence[tuple[str, str]], targets: Sequence[str]) -> None:
@@ -420,6 +423,9 @@ def _stage(target: Any, source: Any, env: Any) -> int:
     except UklError as error:
         print(error, file=sys.stderr)
         return error.exit_status
+    except OSError as error:
+        print(files.refused(error), file=sys.stderr)
+        return files.refused(error).exit_status
     return 0
 
 

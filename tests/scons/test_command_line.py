@@ -68,6 +68,18 @@ def test_a_mistake_is_an_error_that_names_the_nearest(
     assert "Traceback" not in said
 
 
+def test_what_the_system_refuses_is_an_error_with_a_hint(project: Project) -> None:
+    (project.root / "file").touch()
+    said = project.build("build=file", status=3)
+    assert "error[system]: " in said
+    assert "hint: " in said
+    (project.out / "UKL.a").mkdir(parents=True)
+    (project.out / "UKL.a" / "x").touch()
+    said = project.build(status=2)
+    assert "error[system]: " in said
+    assert "Traceback" not in said
+
+
 def test_an_unknown_target_is_an_error(project: Project) -> None:
     assert "Do not know how to make" in project.build("imag", status=2)
 
