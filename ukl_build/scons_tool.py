@@ -15,6 +15,7 @@ import atexit
 import fcntl
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -49,6 +50,10 @@ class Variable:
     default: str = ""
     values: tuple[str, ...] = ()
     """Allowed values; empty if any will do."""
+    pattern: str = ""
+    """Regular expression of what is allowed; empty if anything is."""
+    example: str = ""
+    """Something that the expression allows."""
 
 
 def variables(apps: Sequence[str]) -> list[Variable]:
@@ -57,8 +62,18 @@ def variables(apps: Sequence[str]) -> list[Variable]:
     return [
         Variable("app", "application to build", values=tuple(apps)),
         Variable("linux_src", "folder with Linux's tarball or .deb, or an unpacked tree"),
-        Variable("linux_sha256", "SHA-256 of Linux's tarball; enables the upstream place"),
-        Variable("linux_version", "version to fetch from upstream, with linux_sha256"),
+        Variable(
+            "linux_sha256",
+            "SHA-256 of Linux's tarball; enables the upstream place",
+            pattern=r"[0-9a-f]{64}",
+            example="64 digits from 0-9a-f, as sha256sum prints them",
+        ),
+        Variable(
+            "linux_version",
+            "version to fetch from upstream, with linux_sha256",
+            pattern=r"\d+\.\d+(\.\d+)?",
+            example="6.1.192",
+        ),
         Variable("fragments", "more fragments of kconfig/, separated by commas"),
         Variable("init", "process 1 in place of the recipe's", values=inits),
         Variable("cache_dir", "folder of SCons' cache of built files"),
@@ -133,7 +148,7 @@ def _main(root: Path, arguments: Sequence[tuple[str, str]], targets: Sequence[st
 def read_variables(
     known: Sequence[Variable], arguments: Sequence[tuple[str, str]]
 ) -> dict[str, str]:
-    """Return the value of every variable.
+    """Return the value of every variable; an empty one is as good as none.
 
     :raise UklError: ``variable-invalid`` or ``app-unknown``, with the nearest name.
     """
@@ -153,7 +168,19 @@ def read_variables(
                 f"{name}={value} is unknown{nearest(value, variable.values)}",
                 hint=f"choose one of: {', '.join(variable.values)}",
             )
-        values[name] = value
+        if value and variable.pattern and not re.fullmatch(variable.pattern, value):
+            raise UklError(
+                "variable-invalid",
+                f"{name}={value} is not understood",
+                hint=f"it looks like this: {variable.example}",
+            )
+        values[name] = value or variable.default
+    if values.get("linux_version") and not values["linux_sha256"]:
+        raise UklError(
+            "variable-invalid",
+            "linux_version has no effect without linux_sha256: no unverified file is fetched",
+            hint="add linux_sha256=..., the digest of that version's tarball",
+        )
     return values
 
 
@@ -252,8 +279,8 @@ class Build:
             UKL_STAGE="sources",
         )
         self.env.NoCache(tree)  # it names a folder of this machine
-        if layout.sources.is_file() and not sources.read_tree(layout.sources).path.is_dir():
-            self.env.AlwaysBuild(tree)  # the cache was emptied
+        if layout.sources.is_file() and not _tree_is_there(layout.sources):
+            self.env.AlwaysBuild(tree)
         names = _value([path.name for path in job.fragments])
         fragments = [str(path) for path in job.fragments]
         config = self._stage("kconfig", [layout.kconfig], [*tree, names, compiler, *fragments])
@@ -340,6 +367,14 @@ def source_state(job: Job) -> dict[str, str]:
         status = {path.name: path.stat() for path in sorted(folder.iterdir()) if path.is_file()}
         state["folder"] = repr({n: (s.st_size, s.st_mtime_ns) for n, s in status.items()})
     return state
+
+
+def _tree_is_there(record: Path) -> bool:
+    """Tell whether a record names a tree and the cache, which may be emptied, still has it."""
+    try:
+        return sources.read_tree(record).path.is_dir()
+    except UklError:  # damaged, or of another version of ours
+        return False
 
 
 def _code(stage: str) -> list[str]:
@@ -593,7 +628,13 @@ def _savedefconfig(target: Any, source: Any, env: Any) -> int:
 
 def _test_targets(root: Path, values: Mapping[str, str]) -> None:
     """Declare the targets that run pytest."""
-    env = scons.Environment(tools=[], UKL_ROOT=root, UKL_TESTS=shlex.split(values["tests"]))
+    try:
+        tests = shlex.split(values["tests"])
+    except ValueError as error:
+        raise UklError(
+            "variable-invalid", f"tests={values['tests']}: {error}", hint="close the quotes"
+        ) from error
+    env = scons.Environment(tools=[], UKL_ROOT=root, UKL_TESTS=tests)
     for name, marks in (("test", "not long"), ("check-long", "long")):
         action = scons.Action(_pytest, cmdstr=None)
         env.AlwaysBuild(env.Alias(name, [], action, UKL_MARKS=marks))
