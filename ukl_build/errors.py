@@ -62,6 +62,7 @@ CODES: dict[str, tuple[Fault, str]] = {
     "guest-stopped": (Fault.GUEST, "The guest did not end when it was asked to and was stopped."),
     "guest-no-answer": (Fault.GUEST, "The application did not answer in time."),
     "guest-wrong-answer": (Fault.GUEST, "The application's answer was not the expected one."),
+    "stopped": (Fault.MACHINE, "Somebody asked the build to stop, by a signal."),
     "tool-missing": (Fault.MACHINE, "A host program that the build runs is not installed."),
     "tool-failed": (Fault.MACHINE, "A host program ended with an error."),
     "tool-timeout": (Fault.MACHINE, "A host program did not end in the time it was given."),

@@ -273,7 +273,10 @@ def _kill_makes(out: Path) -> None:
     time.sleep(0.2)
 
 
-def test_a_make_that_outlives_its_build_keeps_the_next_one_waiting(project: Project) -> None:
+@pytest.mark.parametrize("stop", [0, signal.SIGINT, signal.SIGTERM])
+def test_a_make_that_outlives_its_build_keeps_the_next_one_waiting(
+    project: Project, stop: int
+) -> None:
     project.linux.mkdir(parents=True)
     (project.linux / "wait").touch()
     words = ["-j1", "app=hello", f"linux_src={project.root / 'dist'}"]
@@ -291,6 +294,10 @@ def test_a_make_that_outlives_its_build_keeps_the_next_one_waiting(project: Proj
             )
         wait_for(lambda: "what is left of a killed one" in log.read_text(), "the message")
         assert second.poll() is None
+        second.send_signal(stop)
+        if stop:
+            assert second.wait(timeout=10) == 2
+            return
     finally:
         (project.linux / "wait").unlink(missing_ok=True)
     assert second.wait(timeout=60) == 0, log.read_text()

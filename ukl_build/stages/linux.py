@@ -7,7 +7,6 @@ kernel's own makefiles, so a changed application is relinked and nothing else is
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -126,11 +125,8 @@ def _alone(out: Path, say: Say) -> Iterator[int]:
     A make that outlives a killed build holds the lock as well, so that no second one starts there.
     """
     with (out / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"waiting for another build, or what is left of a killed one, in {out}")
-            fcntl.flock(file, fcntl.LOCK_EX)
+        message = f"waiting for another build, or what is left of a killed one, in {out}"
+        proc.lock(file, lambda: say(message))
         yield file.fileno()
 
 

@@ -230,7 +230,9 @@ def from_upstream(place: UpstreamPlace, cache: Cache, *, say: Say) -> Found:
                 urllib.request.urlopen(url, timeout=_NETWORK_TIMEOUT) as response,
                 file.open("wb") as out,
             ):
-                shutil.copyfileobj(response, out, 1 << 20)
+                while data := response.read(1 << 20):
+                    proc.check_stop()  # SCons would wait for the rest
+                    out.write(data)
         except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
             raise UklError(
                 "source-unavailable",
@@ -307,6 +309,7 @@ def debian_installed(place: DebianPlace, say: Say) -> tuple[Found, str] | None:
         said = proc.run(["dpkg-query", "--show", f"--showformat={query}", place.package]).stdout
         sums = proc.run(["dpkg-query", "--control-show", place.package, "md5sums"]).stdout
     except UklError:
+        proc.check_stop()
         return None  # a file that no package owns is nobody's
     status, _, version = said.partition("\t")
     expected = next((s.split()[0] for s in sums.splitlines() if s.split()[1:] == [place.file]), "")
