@@ -75,6 +75,11 @@ class Layout:
         return self.folder / "kconfig" / "config"
 
     @property
+    def kconfig_report(self) -> Path:
+        """Which fragment asked for which option, and why."""
+        return self.folder / "kconfig" / "report.txt"
+
+    @property
     def linux(self) -> Path:
         """The kernel's output folder."""
         return self.folder / "linux"

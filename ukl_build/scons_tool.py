@@ -283,7 +283,11 @@ class Build:
             self.env.AlwaysBuild(tree)
         names = _value([path.name for path in job.fragments])
         fragments = [str(path) for path in job.fragments]
-        config = self._stage("kconfig", [layout.kconfig], [*tree, names, compiler, *fragments])
+        config = self._stage(
+            "kconfig",
+            [layout.kconfig, layout.kconfig_report],
+            [*tree, names, compiler, *fragments],
+        )[:1]  # nothing is made of the report
         init = _files(userspace.INIT_SOURCE, "*.[ch]")
         initramfs = self._stage("userspace", [layout.initramfs], [guest, compiler, *init])
         kernel = self._stage(
@@ -472,7 +476,10 @@ def _record(job: Job, name: str, target: Any, source: Any) -> None:
             inputs[f"value {number}"] = node.get_text_contents()
         else:
             inputs[str(node)] = files.sha256(Path(node.abspath))
-    outputs = {node.name: files.sha256(Path(node.abspath)) for node in target[:-1]}
+    outputs = {
+        os.path.relpath(node.abspath, job.layout.folder): files.sha256(Path(node.abspath))
+        for node in target[:-1]
+    }
     repeat = f"{job.again} {target[0]}"
     manifest.store(
         manifest.Manifest(stage=name, inputs=inputs, outputs=outputs, repeat=repeat),
@@ -513,7 +520,15 @@ def _sources(job: Job) -> None:
 def _kconfig(job: Job) -> None:
     tree = sources.read_tree(job.layout.sources)
     log = job.layout.logs / "kconfig.log"
-    kconfig.configure(tree.path, tree.version, job.fragments, job.layout.kconfig, log=log)
+    layout = job.layout
+    kconfig.configure(
+        tree.path,
+        tree.version,
+        job.fragments,
+        layout.kconfig,
+        report=layout.kconfig_report,
+        log=log,
+    )
 
 
 def _userspace(job: Job) -> None:

@@ -167,9 +167,23 @@ def test_manifests_name_digests_and_a_command_that_makes_the_outputs_again(
     assert found.inputs["build/hello/objects/app.o"] == files.sha256(
         project.out / "objects" / "app.o"
     )
+    for path in project.out.glob("*.manifest.json"):
+        if path.name != "sources.manifest.json":  # whose output is a tree in the cache
+            for name, digest in manifest.load(path).outputs.items():
+                assert files.sha256(project.out / name) == digest
     (project.out / "UKL.a").unlink()
     project.scons(*found.repeat.split()[1:])
     assert (project.out / "UKL.a").read_bytes() == before
+
+
+def test_the_report_of_the_configuration_is_made_again_if_it_is_gone(project: Project) -> None:
+    project.build()
+    report = project.out / "kconfig" / "report.txt"
+    whole = report.read_text()
+    report.unlink()
+    said = project.build(str(report.relative_to(project.root)))
+    assert report.read_text() == whole
+    assert "[linux]" not in said
 
 
 def test_the_same_inputs_give_the_same_bytes(project: Project) -> None:
