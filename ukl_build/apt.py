@@ -198,6 +198,11 @@ def download(package: str, folder: Path, sources: Iterable[Source], *, log: Path
         "Acquire::Retries": "3",
         # A list that did not arrive must not pass for a package that does not exist.
         "APT::Update::Error-Mode": "any",
+        # Whatever the machine's apt.conf says: without a signature there is nobody to trust.
+        "Acquire::AllowInsecureRepositories": "false",
+        "Acquire::AllowWeakRepositories": "false",
+        "Acquire::AllowDowngradeToInsecureRepositories": "false",
+        "APT::Get::AllowUnauthenticated": "false",
         # As root apt would change to a user who cannot write to a private folder.
         "APT::Sandbox::User": "root",
     }

@@ -7,7 +7,6 @@ build left in ``tmp/`` is removed by the next one that holds the lock.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import platformdirs
 
-from ukl_build import files
+from ukl_build import files, proc
 
 Say = Callable[[str], None]
 """Takes one line for the person at the terminal."""
@@ -58,14 +57,11 @@ class Cache:
         """Hold the cache for this process alone, waiting for another build if need be.
 
         :raise OSError: if the cache cannot be written.
+        :raise UklError: ``stopped`` if the build is told to stop meanwhile.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                say(f"waiting for another build to let go of {self.root}")
-                fcntl.flock(file, fcntl.LOCK_EX)
+            proc.lock(file, lambda: say(f"waiting for another build to let go of {self.root}"))
             # Only a holder of the lock makes anything there, so all of it is of dead builds.
             shutil.rmtree(self._temporary, ignore_errors=True)
             yield

@@ -134,12 +134,26 @@ def read_settings(text: str) -> dict[str, str]:
 
     Names are without ``CONFIG_``, strings without their quotes.
     """
+    return {name: _unquote(value) for name, value in _read_lines(text).items()}
+
+
+def changed_lines(before: str, after: str) -> list[str]:
+    """Return what changed from one .config to another as lines for a fragment."""
+    old, new = _read_lines(before), _read_lines(after)
+    return [
+        f"CONFIG_{name}={new.get(name, 'n')}  # reason (was {old.get(name, 'n')})"
+        for name in sorted(old | new)
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _read_lines(text: str) -> dict[str, str]:
     pairs = (
         line.removeprefix("CONFIG_").partition("=")
         for line in text.splitlines()
         if line.startswith("CONFIG_")
     )
-    return {name: _unquote(value) for name, _, value in pairs}
+    return {name: value for name, _, value in pairs}
 
 
 def _unquote(value: str) -> str:

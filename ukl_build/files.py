@@ -8,6 +8,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from ukl_build.errors import UklError
+
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes in lower-case hexadecimal.
@@ -49,3 +51,13 @@ def write(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def refused(error: OSError) -> UklError:
+    """Return what a person reads of an error of the operating system."""
+    what = f"{error.filename}: " if error.filename is not None else ""
+    return UklError(
+        "system",
+        f"{what}{error.strerror or error}",
+        hint="look at the path, its permissions and the free disk space (df), then repeat",
+    )

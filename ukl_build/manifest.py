@@ -24,7 +24,7 @@ class Manifest(Model):
     inputs: dict[str, str]
     """What went in, and its SHA-256 or plain value."""
     outputs: dict[str, str] = Field(default_factory=dict)
-    """File, relative to the manifest's folder where it is below it, and its SHA-256."""
+    """File, relative to the manifest's folder (a tree: its path), and its digest."""
     repeat: str
     """A command line that makes the outputs again."""
 

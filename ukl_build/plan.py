@@ -40,6 +40,16 @@ class Layout:
         return self.build / self.app
 
     @property
+    def lock(self) -> Path:
+        """Held while the application is built."""
+        return self.folder / "lock"
+
+    @property
+    def signatures(self) -> Path:
+        """What SCons remembers; one for each application, so that two may be built at once."""
+        return self.folder / "sconsign.dblite"
+
+    @property
     def objects(self) -> Path:
         """The application's own objects."""
         return self.folder / "objects"
@@ -63,6 +73,11 @@ class Layout:
     def kconfig(self) -> Path:
         """The merged configuration."""
         return self.folder / "kconfig" / "config"
+
+    @property
+    def kconfig_report(self) -> Path:
+        """Which fragment asked for which option, and why."""
+        return self.folder / "kconfig" / "report.txt"
 
     @property
     def linux(self) -> Path:

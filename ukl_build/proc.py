@@ -9,20 +9,24 @@ line that can be pasted into a shell to repeat it.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shlex
 import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 from ukl_build.errors import UklError
 
 TAIL_LINES = 25
 """Lines of a failed program's log that are shown with the error."""
+
+LOCK_POLL_S = 0.1
 
 BASE_ENV: Mapping[str, str] = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -88,8 +92,10 @@ def run(
         returned and standard error is kept for the message of a failure.
     :param timeout: seconds; afterwards the program and all its children are killed.
     :param keep: file descriptors that the program inherits, such as one that holds a lock.
-    :raise UklError: ``tool-missing``, ``tool-failed`` or ``tool-timeout``.
+    :raise UklError: ``tool-missing``, ``tool-failed``, ``tool-timeout``, or ``stopped`` after
+        :func:`terminate_all`.
     """
+    check_stop()
     words = tuple(str(word) for word in argv)
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -123,6 +129,8 @@ def run(
             out.close()  # the child has its own descriptor
     with _registry:
         _running.add(process)
+        if _stopped.is_set():  # since check_stop()
+            _terminate(process)
     try:
         stdout, stderr = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired as error:
@@ -169,20 +177,58 @@ def attach(argv: Sequence[str | Path], *, cwd: Path, env: Mapping[str, str]) -> 
         ) from error
 
 
+def lock(file: IO[Any], waiting: Callable[[], object]) -> None:
+    """Lock a file for this process and whoever inherits the descriptor, until it is closed.
+
+    :param waiting: called once if somebody else holds it.
+    :raise UklError: ``stopped`` after :func:`terminate_all`.
+    """
+    said = False
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if not said:
+                waiting()
+            said = True
+        # Not flock() that waits: nothing wakes it in a thread.
+        if _stopped.wait(LOCK_POLL_S):
+            check_stop()
+
+
+def check_stop() -> None:
+    """Go on only if nobody asked to stop.
+
+    :raise UklError: ``stopped`` after :func:`terminate_all`.
+    """
+    if _stopped.is_set():
+        raise UklError(
+            "stopped", "the build was told to stop", hint="the same command goes on with it"
+        )
+
+
 def terminate_all() -> None:
-    """Ask all programs that :func:`run` waits for to end; their calls then fail.
+    """Ask all programs that :func:`run` waits for to end, and start none any more.
 
     For whoever is told to stop while other threads run programs: those sit in sessions of their
     own and do not see the terminal's Ctrl-C.  make, asked like this, removes half-written files.
     """
+    _stopped.set()
     with _registry:
         for process in _running:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
+            _terminate(process)
+
+
+def _terminate(process: subprocess.Popen[bytes]) -> None:
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
 
 
 _registry = threading.Lock()
 _running: set[subprocess.Popen[bytes]] = set()
+_stopped = threading.Event()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

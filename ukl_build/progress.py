@@ -95,7 +95,7 @@ class Reporter:
             return self._bars.add_task(key, total=self._last.get(key))
 
     def _advance(self, bars: Progress) -> None:
-        while not bars.finished and self._bars is bars:
+        while self._bars is bars:  # not `bars.finished`: without a bar yet they are
             for task in bars.tasks:
                 if task.total:
                     # Never full before it is done: last time may have been quicker.

@@ -15,6 +15,7 @@ import atexit
 import fcntl
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -49,6 +50,10 @@ class Variable:
     default: str = ""
     values: tuple[str, ...] = ()
     """Allowed values; empty if any will do."""
+    pattern: str = ""
+    """Regular expression of what is allowed; empty if anything is."""
+    example: str = ""
+    """Something that the expression allows."""
 
 
 def variables(apps: Sequence[str]) -> list[Variable]:
@@ -57,8 +62,18 @@ def variables(apps: Sequence[str]) -> list[Variable]:
     return [
         Variable("app", "application to build", values=tuple(apps)),
         Variable("linux_src", "folder with Linux's tarball or .deb, or an unpacked tree"),
-        Variable("linux_sha256", "SHA-256 of Linux's tarball; enables the upstream place"),
-        Variable("linux_version", "version to fetch from upstream, with linux_sha256"),
+        Variable(
+            "linux_sha256",
+            "SHA-256 of Linux's tarball; enables the upstream place",
+            pattern=r"[0-9a-f]{64}",
+            example="64 digits from 0-9a-f, as sha256sum prints them",
+        ),
+        Variable(
+            "linux_version",
+            "version to fetch from upstream, with linux_sha256",
+            pattern=r"\d+\.\d+(\.\d+)?",
+            example="6.1.192",
+        ),
         Variable("fragments", "more fragments of kconfig/, separated by commas"),
         Variable("init", "process 1 in place of the recipe's", values=inits),
         Variable("cache_dir", "folder of SCons' cache of built files"),
@@ -95,6 +110,9 @@ def main(arguments: Sequence[tuple[str, str]], targets: Sequence[str]) -> None:
     except UklError as error:
         print(error, file=sys.stderr)
         scons.Exit(error.exit_status)
+    except OSError as error:
+        print(files.refused(error), file=sys.stderr)
+        scons.Exit(files.refused(error).exit_status)
 
 
 def _main(root: Path, arguments: Sequence[tuple[str, str]], targets: Sequence[str]) -> None:
@@ -130,7 +148,7 @@ def _main(root: Path, arguments: Sequence[tuple[str, str]], targets: Sequence[st
 def read_variables(
     known: Sequence[Variable], arguments: Sequence[tuple[str, str]]
 ) -> dict[str, str]:
-    """Return the value of every variable.
+    """Return the value of every variable; an empty one is as good as none.
 
     :raise UklError: ``variable-invalid`` or ``app-unknown``, with the nearest name.
     """
@@ -150,7 +168,19 @@ def read_variables(
                 f"{name}={value} is unknown{nearest(value, variable.values)}",
                 hint=f"choose one of: {', '.join(variable.values)}",
             )
-        values[name] = value
+        if value and variable.pattern and not re.fullmatch(variable.pattern, value):
+            raise UklError(
+                "variable-invalid",
+                f"{name}={value} is not understood",
+                hint=f"it looks like this: {variable.example}",
+            )
+        values[name] = value or variable.default
+    if values.get("linux_version") and not values["linux_sha256"]:
+        raise UklError(
+            "variable-invalid",
+            "linux_version has no effect without linux_sha256: no unverified file is fetched",
+            hint="add linux_sha256=..., the digest of that version's tarball",
+        )
     return values
 
 
@@ -231,32 +261,34 @@ class Build:
         """Tell SCons about all files and targets."""
         job, layout = self.job, self.job.layout
         if not (scons.GetOption("no_exec") or scons.GetOption("clean")):
-            _lock(layout.folder / "lock", job.reporter.say)
+            _lock(layout, job.reporter.say)
             _pass_signals_on()
-        # One for each application, so that two may be built at once.
-        scons.SConsignFile(str(layout.folder / "sconsign"))
+        scons.SConsignFile(str(layout.signatures.with_suffix("")))  # SCons adds the suffix
         compiler = _value(toolchain.version_line())
         guest = _value(job.app.model_dump_json())
 
         objects = self._objects()
-        linked = self._stage("link", [layout.linked], objects, module="archive")
+        linked = self._stage("link", [layout.linked], objects)
         tables = _files(job.root / "linker", "*.toml")
-        elf = _files(Path(__file__).parent / "elf", "*.py")
-        archived = self._stage("archive", [layout.archive], [*linked, *tables, *elf])
+        archived = self._stage("archive", [layout.archive], [*linked, *tables])
         series = _files(job.root / "recipes" / "linux", "**/*")
         tree = self.env.Command(
             str(layout.sources),
-            [_value(source_state(job)), *series, _code("sources")],
+            [_value(source_state(job)), *series, *_code("sources")],
             scons.Action(_stage, _announce),
             UKL_STAGE="sources",
         )
         self.env.NoCache(tree)  # it names a folder of this machine
-        if layout.sources.is_file() and not sources.read_tree(layout.sources).path.is_dir():
-            self.env.AlwaysBuild(tree)  # the cache was emptied
+        if layout.sources.is_file() and not _tree_is_there(layout.sources):
+            self.env.AlwaysBuild(tree)
         names = _value([path.name for path in job.fragments])
         fragments = [str(path) for path in job.fragments]
-        config = self._stage("kconfig", [layout.kconfig], [*tree, names, compiler, *fragments])
-        init = _files(job.root / "guest", "**/*.[ch]")
+        config = self._stage(
+            "kconfig",
+            [layout.kconfig, layout.kconfig_report],
+            [*tree, names, compiler, *fragments],
+        )[:1]  # nothing is made of the report
+        init = _files(userspace.INIT_SOURCE, "*.[ch]")
         initramfs = self._stage("userspace", [layout.initramfs], [guest, compiler, *init])
         kernel = self._stage(
             "linux",
@@ -299,13 +331,11 @@ class Build:
             node.set_always_build(0)
         return database
 
-    def _stage(
-        self, name: str, outputs: Sequence[Path], inputs: Sequence[Any], *, module: str = ""
-    ) -> list[Any]:
+    def _stage(self, name: str, outputs: Sequence[Path], inputs: Sequence[Any]) -> list[Any]:
         """Declare a stage; its own code is one of its inputs."""
         nodes = self.env.Command(
             [str(path) for path in (*outputs, _manifest(self.job, name))],
-            [*inputs, _code(module or name)],
+            [*inputs, *_code(name)],
             scons.Action(_stage, _announce),
             UKL_STAGE=name,
         )
@@ -343,9 +373,18 @@ def source_state(job: Job) -> dict[str, str]:
     return state
 
 
-def _code(stage: str) -> str:
-    """Return the file of a stage's code."""
-    return str(Path(__file__).parent / "stages" / f"{stage}.py")
+def _tree_is_there(record: Path) -> bool:
+    """Tell whether a record names a tree and the cache, which may be emptied, still has it."""
+    try:
+        return sources.read_tree(record).path.is_dir()
+    except UklError:  # damaged, or of another version of ours
+        return False
+
+
+def _code(stage: str) -> list[str]:
+    """Return the files of a stage's code."""
+    package = Path(__file__).parent
+    return [file for pattern in CODE[stage] for file in _files(package, pattern)]
 
 
 def _manifest(job: Job, stage: str) -> Path:
@@ -361,15 +400,25 @@ def _files(folder: Path, pattern: str) -> list[str]:
     return sorted(str(path) for path in folder.glob(pattern) if path.is_file())
 
 
-def _lock(path: Path, say: Callable[[str], None]) -> None:
-    """Keep a second build of the same application waiting until this process has ended."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+def _lock(layout: plan.Layout, say: Callable[[str], None]) -> None:
+    """Keep a second build of the same application waiting until this process has ended.
+
+    While a build runs there is something in the lock's file.  SCons remembers what it built only at
+    its end and does not look at what it finds: after an outright kill it would take the outputs for
+    those of the build before, which they are not if an edit was taken back meanwhile.
+    """
+    layout.folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        say(f"waiting for another build in {path.parent}")
+        say(f"waiting for another build in {layout.folder}")
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+    if os.fstat(descriptor).st_size:
+        say("the last build was killed; all its steps are looked at again")
+        layout.signatures.unlink(missing_ok=True)
+    os.pwrite(descriptor, b"running\n", 0)
+    atexit.register(os.ftruncate, descriptor, 0)
 
 
 def _pass_signals_on() -> None:
@@ -413,6 +462,9 @@ def _stage(target: Any, source: Any, env: Any) -> int:
     except UklError as error:
         print(error, file=sys.stderr)
         return error.exit_status
+    except OSError as error:
+        print(files.refused(error), file=sys.stderr)
+        return files.refused(error).exit_status
     return 0
 
 
@@ -424,7 +476,10 @@ def _record(job: Job, name: str, target: Any, source: Any) -> None:
             inputs[f"value {number}"] = node.get_text_contents()
         else:
             inputs[str(node)] = files.sha256(Path(node.abspath))
-    outputs = {node.name: files.sha256(Path(node.abspath)) for node in target[:-1]}
+    outputs = {
+        os.path.relpath(node.abspath, job.layout.folder): files.sha256(Path(node.abspath))
+        for node in target[:-1]
+    }
     repeat = f"{job.again} {target[0]}"
     manifest.store(
         manifest.Manifest(stage=name, inputs=inputs, outputs=outputs, repeat=repeat),
@@ -465,7 +520,15 @@ def _sources(job: Job) -> None:
 def _kconfig(job: Job) -> None:
     tree = sources.read_tree(job.layout.sources)
     log = job.layout.logs / "kconfig.log"
-    kconfig.configure(tree.path, tree.version, job.fragments, job.layout.kconfig, log=log)
+    layout = job.layout
+    kconfig.configure(
+        tree.path,
+        tree.version,
+        job.fragments,
+        layout.kconfig,
+        report=layout.kconfig_report,
+        log=log,
+    )
 
 
 def _userspace(job: Job) -> None:
@@ -484,8 +547,8 @@ def _linux(job: Job) -> None:
         compiler=job.compiler,
         logs=job.layout.logs,
         say=job.reporter.say,
+        check=check_linked,
     )
-    check_linked(job.layout.vmlinux)
 
 
 def _image(job: Job) -> None:
@@ -503,6 +566,18 @@ STAGES: Mapping[str, Callable[[Job], None]] = {
     "linux": _linux,
     "image": _image,
 }
+
+CODE: Mapping[str, tuple[str, ...]] = {
+    "link": ("stages/archive.py", "elf/*.py"),
+    "archive": ("stages/archive.py", "elf/*.py"),
+    "sources": ("stages/sources.py", "apt.py"),
+    "kconfig": ("stages/kconfig.py", "dotconfig.py", "toolchain.py"),
+    "userspace": ("stages/userspace.py", "cpio.py", "initconf.py", "plan.py"),
+    "linux": ("stages/linux.py", "dotconfig.py", "toolchain.py", "elf/linked.py"),
+    "image": ("stages/image.py", "image.py", "plan.py"),
+}
+"""Files of the package that decide what a stage writes.  What all share (errors, files, programs)
+and recipes, whose content is an input itself, are left out."""
 
 
 # --- Targets that are no files ------------------------------------------------------------------
@@ -568,7 +643,13 @@ def _savedefconfig(target: Any, source: Any, env: Any) -> int:
 
 def _test_targets(root: Path, values: Mapping[str, str]) -> None:
     """Declare the targets that run pytest."""
-    env = scons.Environment(tools=[], UKL_ROOT=root, UKL_TESTS=shlex.split(values["tests"]))
+    try:
+        tests = shlex.split(values["tests"])
+    except ValueError as error:
+        raise UklError(
+            "variable-invalid", f"tests={values['tests']}: {error}", hint="close the quotes"
+        ) from error
+    env = scons.Environment(tools=[], UKL_ROOT=root, UKL_TESTS=tests)
     for name, marks in (("test", "not long"), ("check-long", "long")):
         action = scons.Action(_pytest, cmdstr=None)
         env.AlwaysBuild(env.Alias(name, [], action, UKL_MARKS=marks))

@@ -38,8 +38,9 @@ REPRODUCIBLE: Mapping[str, str] = {
     "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 1970",
     "KBUILD_BUILD_USER": "ukl",
     "KBUILD_BUILD_HOST": "ukl",
+    "KBUILD_BUILD_VERSION": "1",
 }
-"""What the kernel would otherwise take from the clock, the user and the machine."""
+"""What the kernel would otherwise take from the clock, the user, the machine and its last build."""
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,8 @@ def twin(built_for_tests: Path) -> Path:
     files = [path for path in files if path.stem != "ukl"]
     config = out / "kconfig" / "config"
     tree = (built_for_tests / "linux" / "source").resolve(strict=True)
-    kconfig.configure(tree, VERSION, files, config, log=out / "kconfig.log")
+    report = out / "report.txt"
+    kconfig.configure(tree, VERSION, files, config, report=report, log=out / "kconfig.log")
     assert "UNIKERNEL_LINUX=y" not in config.read_text(encoding="utf-8")
     linux.build(
         tree,

@@ -168,9 +168,23 @@ def test_manifests_name_digests_and_a_command_that_makes_the_outputs_again(
     assert found.inputs["build/hello/objects/app.o"] == files.sha256(
         project.out / "objects" / "app.o"
     )
+    for path in project.out.glob("*.manifest.json"):
+        if path.name != "sources.manifest.json":  # whose output is a tree in the cache
+            for name, digest in manifest.load(path).outputs.items():
+                assert files.sha256(project.out / name) == digest
     (project.out / "UKL.a").unlink()
     project.scons(*found.repeat.split()[1:])
     assert (project.out / "UKL.a").read_bytes() == before
+
+
+def test_the_report_of_the_configuration_is_made_again_if_it_is_gone(project: Project) -> None:
+    project.build()
+    report = project.out / "kconfig" / "report.txt"
+    whole = report.read_text()
+    report.unlink()
+    said = project.build(str(report.relative_to(project.root)))
+    assert report.read_text() == whole
+    assert "[linux]" not in said
 
 
 def test_the_same_inputs_give_the_same_bytes(project: Project) -> None:
@@ -230,6 +244,36 @@ def test_a_build_that_is_killed_is_resumed(project: Project, number: signal.Sign
     assert "up to date" in project.build()
 
 
+def test_what_a_killed_build_made_of_an_edit_does_not_outlive_the_edit(project: Project) -> None:
+    original = project.source.read_text()
+    project.build()
+    archive = (project.out / "UKL.a").read_bytes()
+    patch = project.root / "recipes" / "linux" / "patches" / "0001-a.patch"
+    project.edit("int edited(void) { return 1; }\n")
+    # Another tree, so that the fake kernel compiles and can be stopped in it.
+    patch.write_text(patch.read_text().replace("int patched", "int changed"))
+    (project.linux / "waiting").unlink()
+    (project.linux / "wait").touch()
+    words = ["-j1", "app=hello", f"linux_src={project.root / 'dist'}"]
+    process = subprocess.Popen(
+        project.argv(words), cwd=project.root, env=project.env(), stdout=subprocess.DEVNULL
+    )
+    try:
+        wait_for((project.linux / "waiting").exists, "the fake kernel's compilation")
+        process.kill()
+        _kill_makes(project.linux)
+    finally:
+        (project.linux / "wait").unlink(missing_ok=True)
+        process.kill()
+        process.wait()
+    assert (project.out / "UKL.a").read_bytes() != archive
+    project.source.write_text(original)
+    project.build()
+    assert (project.out / "UKL.a").read_bytes() == archive
+    assert archive in (project.out / "hello.bzImage").read_bytes()
+    assert "up to date" in project.build()
+
+
 def _makes(out: Path) -> list[int]:
     """Return all processes of a fake kernel's build; the dead have no command line any more."""
     found = []
@@ -258,7 +302,10 @@ def _kill_makes(out: Path) -> None:
     wait_for(gone, "the end of the fake kernel's build")
 
 
-def test_a_make_that_outlives_its_build_keeps_the_next_one_waiting(project: Project) -> None:
+@pytest.mark.parametrize("stop", [0, signal.SIGINT, signal.SIGTERM])
+def test_a_make_that_outlives_its_build_keeps_the_next_one_waiting(
+    project: Project, stop: int
+) -> None:
     project.linux.mkdir(parents=True)
     (project.linux / "wait").touch()
     words = ["-j1", "app=hello", f"linux_src={project.root / 'dist'}"]
@@ -276,6 +323,10 @@ def test_a_make_that_outlives_its_build_keeps_the_next_one_waiting(project: Proj
             )
         wait_for(lambda: "what is left of a killed one" in log.read_text(), "the message")
         assert second.poll() is None
+        second.send_signal(stop)
+        if stop:
+            assert second.wait(timeout=10) == 2
+            return
     finally:
         (project.linux / "wait").unlink(missing_ok=True)
     assert second.wait(timeout=60) == 0, log.read_text()

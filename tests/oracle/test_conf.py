@@ -106,7 +106,14 @@ def test_conf_changes_nothing_of_an_image_s_configuration(
     found = found.model_copy(update={"guest": found.guest.model_copy(update={"init": init})})
     fragments = [ROOT / "kconfig" / f"{part}.config" for part in plan.fragments(found, extra)]
     out = tmp_path / "config"
-    kconfig.configure(kernel.tree.path, kernel.tree.version, fragments, out, log=tmp_path / "log")
+    kconfig.configure(
+        kernel.tree.path,
+        kernel.tree.version,
+        fragments,
+        out,
+        report=tmp_path / "report.txt",
+        log=tmp_path / "log",
+    )
     assert linux.differences(out.read_text(), kernel.conf("olddefconfig", out.read_text())) == []
 
 

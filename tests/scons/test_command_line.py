@@ -28,7 +28,7 @@ def test_a_second_run_does_nothing_and_is_quick(project: Project) -> None:
         assert "[" not in said.partition("SConscript files ...")[2]
     after = {path: path.stat().st_mtime_ns for path in project.out.rglob("*") if path.is_file()}
     changed = {str(path.name) for path in after if after[path] != before.get(path)}
-    assert changed <= {"sconsign.dblite"}
+    assert changed <= {"lock", "sconsign.dblite"}
     assert min(times) < 2
 
 
@@ -56,6 +56,10 @@ def test_help_lists_every_variable_and_target(project: Project) -> None:
         (["app=helo"], "app=helo is unknown; did you mean 'hello'?"),
         (["app=hello", "init=direkt"], "init=direkt is unknown; did you mean 'direct'?"),
         (["app=hello", "fragments=nett"], "there is no fragment 'nett'; did you mean 'net'?"),
+        (["app=hello", "linux_sha256=ABC"], "linux_sha256=ABC is not understood"),
+        (["app=hello", "linux_version=6.1/.."], "linux_version=6.1/.. is not understood"),
+        (["app=hello", "linux_version=6.1.9"], "has no effect without linux_sha256"),
+        (["test", "tests=-k 'x"], "No closing quotation"),
         ([], "which application?"),
         (["image"], "which application?"),
         (["app=hello", "image", "test"], "test cannot be combined with other targets"),
@@ -68,6 +72,32 @@ def test_a_mistake_is_an_error_that_names_the_nearest(
     assert expected in said
     assert "hint: " in said
     assert "Traceback" not in said
+
+
+def test_what_the_system_refuses_is_an_error_with_a_hint(project: Project) -> None:
+    (project.root / "file").touch()
+    said = project.build("build=file", status=3)
+    assert "error[system]: " in said
+    assert "hint: " in said
+    (project.out / "UKL.a").mkdir(parents=True)
+    (project.out / "UKL.a" / "x").touch()
+    said = project.build(status=2)
+    assert "error[system]: " in said
+    assert "Traceback" not in said
+
+
+def test_an_empty_variable_is_as_good_as_none(project: Project) -> None:
+    project.build("build=", "init=", "fragments=")
+    assert (project.out / "hello.bzImage").exists()
+
+
+def test_a_damaged_record_of_the_sources_is_made_again(project: Project) -> None:
+    project.build()
+    record = project.out / "sources.manifest.json"
+    whole = record.read_bytes()
+    record.write_text("{")
+    project.build()
+    assert record.read_bytes() == whole
 
 
 def test_an_unknown_target_is_an_error(project: Project) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ukl_build import apt
+from ukl_build import apt, proc
 from ukl_build.errors import UklError
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -120,8 +120,14 @@ def test_a_program_that_downloads_sees_proxies_and_nothing_else() -> None:
     assert env["PATH"] != "/tmp"
 
 
-def test_a_repository_without_a_signature_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("conf", ["", 'Acquire::AllowInsecureRepositories "true";'])
+def test_a_repository_without_a_signature_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, conf: str
+) -> None:
     """With the machine's real apt and a repository on disk that nobody signed."""
+    (tmp_path / "apt.conf").write_text(conf)
+    env = {**proc.BASE_ENV, "APT_CONFIG": str(tmp_path / "apt.conf")}
+    monkeypatch.setattr(apt, "network_env", lambda: env)
     repository = tmp_path / "repository"
     index = repository / "dists" / "bookworm" / "main" / "binary-amd64"
     index.mkdir(parents=True)

@@ -19,7 +19,14 @@ def fragment(folder: Path, name: str, *lines: str) -> Path:
 
 def configure(folder: Path, *fragments: Path) -> dict[str, str]:
     out = folder / "out" / "config"
-    kconfig.configure(FAKE_LINUX, "6.1.999", fragments, out, log=folder / "log")
+    kconfig.configure(
+        FAKE_LINUX,
+        "6.1.999",
+        fragments,
+        out,
+        report=out.with_name("report.txt"),
+        log=folder / "log",
+    )
     return dotconfig.read_settings(out.read_text())
 
 
@@ -160,3 +167,11 @@ def test_nothing_is_left_in_the_tree_or_beside_the_result(tmp_path: Path) -> Non
 def test_the_report_says_who_asked_for_what_and_why(tmp_path: Path) -> None:
     configure(tmp_path, fragment(tmp_path, "f", "CONFIG_NET=y  # wanted"))
     assert (tmp_path / "out" / "report.txt").read_text() == "f.config:1\tCONFIG_NET=y\twanted\n"
+
+
+def test_changes_are_shown_as_lines_that_a_fragment_may_have(tmp_path: Path) -> None:
+    before = 'CONFIG_A=y\nCONFIG_NAME="one"\nCONFIG_SAME=y\n'
+    after = 'CONFIG_NAME="two words"\nCONFIG_SAME=y\nCONFIG_EMPTY=""\n'
+    path = fragment(tmp_path, "new", *dotconfig.changed_lines(before, after))
+    found = {asked.name: asked.value for asked in dotconfig.parse_fragment(path)}
+    assert found == {"A": "n", "NAME": "two words", "EMPTY": ""}

@@ -66,6 +66,22 @@ def test_a_stage_imports_no_other_stage() -> None:
         assert not used, f"{path.name} imports {used}: read what the other stage wrote instead"
 
 
+SHARED = {"cache", "errors", "files", "image", "manifest", "model", "proc", "recipe"}
+"""Modules that decide nothing of what a stage writes, or only hold its inputs' types."""
+
+
+@pytest.mark.parametrize("stage", scons_tool.CODE)
+def test_all_code_that_a_stage_imports_is_among_its_inputs(stage: str) -> None:
+    package = ROOT / "ukl_build"
+    code = {path for pattern in scons_tool.CODE[stage] for path in package.glob(pattern)}
+    used = set().union(*(imports(path) for path in code if path.parent.name == "stages"))
+    files = {
+        ROOT / f"{name.replace('.', '/')}.py" for name in used if name.startswith("ukl_build.")
+    }
+    missing = {path.stem for path in files - code if path.is_file()} - SHARED
+    assert not missing, f"add them to scons_tool.CODE: {missing}"
+
+
 def test_every_error_code_is_raised_and_every_one_raised_is_known() -> None:
     # A code stands alone between quotes; docstrings have it between back-quotes.
     text = "\n".join(p.read_text() for p in PACKAGE if p.name != "errors.py")

@@ -168,6 +168,21 @@ def test_a_smoke_test_of_a_guest_that_dies_fails_as_it_died(place: Place) -> Non
     assert place.run("--qemu", "app", "--smoke")[0] == 240
 
 
+def test_a_smoke_test_beside_a_udp_port_of_the_same_number_is_asked(place: Place) -> None:
+    smoke = Smoke(port=5555, send="hi\n", expect="hi\n", deadline_s=2)
+    place.image("spin", ports=(Port(guest=5555),), smoke=smoke)
+    code, _, err = place.run("--qemu", "app", "--smoke", "-p", "0:5555/udp")
+    assert (code, "error[guest-no-answer]" in err) == (4, True)
+
+
+def test_a_log_that_cannot_be_written_is_an_error_with_a_hint(place: Place) -> None:
+    place.image("power_off")
+    log = place.root / "nowhere" / "log"
+    code, _, err = place.run("--qemu", "app", "--log-file", str(log))
+    assert code == 3
+    assert f"error[system]: {log}: No such file or directory\nhint: " in err
+
+
 def test_an_image_without_a_smoke_test_says_so(place: Place) -> None:
     place.image("power_off")
     code, _, err = place.run("--qemu", "app", "--smoke")
@@ -258,12 +273,16 @@ def test_console_logs_are_kept_but_not_for_ever(place: Place) -> None:
     folder.mkdir(parents=True)
     for number in range(30):
         (folder / f"app-20200101-0000{number:02}-1.log").touch()
+    (folder / "app-20200101-000000-1.registers.txt").touch()
+    for number in range(30):
+        (folder / f"app-two-20200101-0000{number:02}-1.log").touch()
     (folder / "other-20200101-000000-1.log").touch()
     _, _, err = place.run("--qemu", "app")
     log = re.search(r"console log: (\S+)", err)
     assert log is not None
     assert Path(log.group(1)).read_text() == exited(0)
-    assert len(list(folder.glob("app-*"))) == cli.KEPT_LOGS + 1
+    assert len(list(folder.glob("app-2*"))) == cli.KEPT_LOGS + 1
+    assert len(list(folder.glob("app-two-*"))) == 30
     assert len(list(folder.glob("other-*"))) == 1
 
 

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -110,6 +112,35 @@ def test_a_stopped_qemu_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert outcome.kind is Kind.QEMU_FAILED
         assert "SIGKILL" in outcome.why
         assert not exists(it.pid)
+
+
+def test_a_stopped_qemu_is_killed_also_where_the_guest_could_be_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ukl_build.run.machine.FIRM_S", 0.5)
+    with machine(tmp_path, "spin", init=Init.RING3) as it:
+        it.start()
+        os.kill(it.pid, signal.SIGSTOP)
+        # Should it wait for ever, this ends QEMU and with it the wait.
+        timer = threading.Timer(15, os.kill, (it.pid, signal.SIGCONT))
+        timer.start()
+        start = time.monotonic()
+        it.stop(polite_s=1.0)
+        timer.cancel()
+        assert time.monotonic() - start < 10
+        assert not exists(it.pid)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_machine_can_be_stopped_before_its_start_is_over(tmp_path: Path, begun: bool) -> None:
+    with machine(tmp_path, "spin") as it:
+        starting = None
+        if begun:
+            starting = asyncio.run_coroutine_threadsafe(it._session.start(), it._loop)
+        assert it.stop() == Outcome(Kind.STOPPED)
+        if starting is not None:
+            starting.result(ENOUGH_S)
+            assert not exists(it.pid)
 
 
 def test_a_qemu_that_somebody_kills_is_no_success(tmp_path: Path) -> None:

@@ -120,6 +120,9 @@ def test_a_wrong_file_is_refused_with_both_digests_and_not_kept(world: World, da
     assert NAME in error.detail
     assert f"expected {world.sha256}" in error.detail
     assert f"actual {files.sha256(world.file)}" in error.detail
+    # Also where Debian's package is then used and there is no error.
+    (warning,) = [line for line in world.said if "is not the file that is expected" in line]
+    assert f"expected {world.sha256}, actual {files.sha256(world.file)}" in warning
     assert world.cached() == []
 
 
@@ -216,6 +219,22 @@ def test_a_tarball_that_cannot_be_unpacked_is_refused_by_name(world: World) -> N
     assert str(world.file) in error.message
     assert files.sha256(world.file) in error.message
     assert not world.cache.trees.exists()
+
+
+def test_a_package_that_cannot_be_unpacked_is_refused_by_name(world: World) -> None:
+    package = world.root / "debs" / "linux-source-6.1_6.1.999-1_all.deb"
+    package.parent.mkdir()
+    package.write_bytes(b"!<arch>\ntruncated")
+    error = world.refuse("source-corrupt", lambda: world.prepare(package.parent))
+    assert str(package) in error.message
+    assert files.sha256(package) in error.message
+
+
+def test_a_url_that_is_none_is_a_place_that_cannot_deliver(world: World) -> None:
+    place = recipe.UpstreamPlace(url="https://x.example/{version}", version="a b", sha256="0" * 64)
+    with pytest.raises(UklError) as caught, world.cache.locked(world.said.append):
+        sources.from_upstream(place, world.cache, say=world.said.append)
+    assert caught.value.code == "source-unavailable"
 
 
 def test_a_tarball_of_something_else_is_refused(world: World) -> None:

@@ -241,9 +241,17 @@ def console_path(name: str, asked: Path | None) -> Path:
         return asked
     folder = user_state_path("ukl-build") / "console"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for old in sorted(folder.glob(f"{name}-*.log"))[:-KEPT_LOGS]:
+    # Not NAME-*: another application's name may begin with this one's.
+    digit = "[0-9]"
+    for old in sorted(folder.glob(f"{name}-{8 * digit}-{6 * digit}-*.log"))[:-KEPT_LOGS]:
         old.unlink(missing_ok=True)
+        registers_path(old).unlink(missing_ok=True)
     return folder / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+
+
+def registers_path(console: Path) -> Path:
+    """Return where the registers of a guest that hung go."""
+    return console.with_suffix(".registers.txt")
 
 
 class _Asked(Exception):  # noqa: N818 - a request, no error
@@ -296,7 +304,7 @@ class _Output:
 def _hang(run: _Run) -> Outcome:
     outcome, registers = run.machine.give_up()
     if outcome.kind is Kind.HANG and registers:
-        where = run.machine.console.with_suffix(".registers.txt")
+        where = registers_path(run.machine.console)
         files.write(where, registers)
         say(f"the processors' registers are in {where}")
     return outcome
@@ -329,6 +337,10 @@ def _smoke(run: _Run, smoke: Smoke) -> int:
     raise run.machine.error(outcome)
 
 
+def _forwarded(forwards: Sequence[Forward], smoke: Smoke) -> bool:
+    return any((it.guest, it.proto) == (smoke.port, Protocol.TCP) for it in forwards)
+
+
 def _announce(run: _Run) -> None:
     for port in run.machine.vm.forwards:
         host = run.machine.host_port(port.guest, port.proto)
@@ -339,7 +351,7 @@ def _attend(run: _Run) -> int:
     """Run until the application ends, the time is over, or somebody stops us."""
     end = time.monotonic() + run.timeout if run.timeout else None
     smoke = run.image.smoke
-    if smoke and any(forward.guest == smoke.port for forward in run.machine.vm.forwards):
+    if smoke and _forwarded(run.machine.vm.forwards, smoke):
         deadline = min(run.timeout or smoke.deadline_s, smoke.deadline_s)
         try:
             run.machine.ask(
@@ -383,7 +395,7 @@ def run(options: argparse.Namespace) -> int:
             raise UklError(
                 "run-invalid", f"{image.name} has no smoke test", hint="add one to its recipe"
             )
-        if not any(port.guest == image.smoke.port for port in forwards):
+        if not _forwarded(forwards, image.smoke):
             forwards = [*forwards, Forward(0, image.smoke.port)]
     with tempfile.TemporaryDirectory(prefix="ukl-run-") as scratch, _stop_requests():
         vm = from_image(image, folder.resolve())
@@ -436,7 +448,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return error.exit_status
     except OSError as error:
-        print(f"error: {error.strerror}: {error.filename}", file=sys.stderr)
+        print(files.refused(error), file=sys.stderr)
         return Fault.MACHINE
 
 

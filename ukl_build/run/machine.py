@@ -92,10 +92,12 @@ class _Session:
         self.outcome: Outcome | None = None
         self.usernet = ""
         self.tasks: list[asyncio.Task[None]] = []
+        self.starting: asyncio.Task[None] | None = None
         self.end: asyncio.Task[Outcome] | None = None
         self.follower: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
+        self.starting = asyncio.current_task()
         with contextlib.ExitStack() as ends:
             qmp, qmp_end = socket.socketpair()
             ends.enter_context(qmp_end)
@@ -165,7 +167,7 @@ class _Session:
     async def _take_status(self, line: bytes) -> None:
         try:
             event = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter for brackets within brackets
             return
         if isinstance(event, dict) and len(self.events) < MAX_EVENTS:
             async with self.changed:
@@ -246,9 +248,15 @@ class _Session:
         return await self.end
 
     async def stop(self, polite_s: float) -> Outcome:
+        if self.starting is not None:
+            # A signal may have come in the middle of it.
+            await asyncio.wait([self.starting])
+        if self.end is None:
+            return Outcome(Kind.STOPPED)
         if self.vm.init is Init.RING3 and polite_s > 0:
-            with contextlib.suppress(QMPError, OSError):
-                await self.client.execute("system_powerdown")
+            with contextlib.suppress(QMPError, TimeoutError, OSError):
+                async with asyncio.timeout(FIRM_S):
+                    await self.client.execute("system_powerdown")
                 if (outcome := await self.wait(polite_s)) is not None:
                     return outcome
         return await self.firm()

@@ -25,11 +25,20 @@ def adapter_env(tree: Path, version: str) -> dict[str, str]:
     return dotconfig.environment(tree, version, dotconfig.Tools(), toolchain.version_line(), base)
 
 
-def configure(tree: Path, version: str, fragments: Sequence[Path], out: Path, *, log: Path) -> None:
+def configure(
+    tree: Path,
+    version: str,
+    fragments: Sequence[Path],
+    out: Path,
+    *,
+    report: Path,
+    log: Path,
+) -> None:
     """Merge fragments, in order, and write the whole configuration.
 
     :param version: the tree's kernel version.
-    :param out: the .config; ``report.txt`` beside it lists what was asked, by whom and why.
+    :param out: the .config.
+    :param report: lists what was asked, by whom and why.
     :raise UklError: ``fragment-invalid``, ``fragment-conflict``, ``config-unmet``, or a program's.
     """
     asked = dotconfig.merge([(path.stem, dotconfig.parse_fragment(path)) for path in fragments])
@@ -54,7 +63,7 @@ def configure(tree: Path, version: str, fragments: Sequence[Path], out: Path, *,
                 hint="add what is missing to a fragment, or take the line out",
             )
         files.write(
-            out.with_name("report.txt"),
+            report,
             "".join(f"{a.where}\tCONFIG_{a.name}={a.value}\t{a.reason}\n" for a in asked),
         )
         files.write(out, draft.read_bytes())
@@ -92,13 +101,13 @@ def menuconfig(tree: Path, version: str, config: Path, say: Say) -> int:
             cwd=Path(scratch),
             env=env,
         )
-        before = dotconfig.read_settings(config.read_text(encoding="utf-8"))
-        after = dotconfig.read_settings(draft.read_text(encoding="utf-8"))
-    changed = [name for name in sorted(before | after) if before.get(name) != after.get(name)]
-    if changed:
+        lines = dotconfig.changed_lines(
+            config.read_text(encoding="utf-8"), draft.read_text(encoding="utf-8")
+        )
+    if lines:
         say("changed; to keep it, put what you meant into a fragment of kconfig/:")
-    for name in changed:
-        say(f"CONFIG_{name}={after.get(name, 'n')}  # reason (was {before.get(name, 'n')})")
+    for line in lines:
+        say(line)
     return status
 
 

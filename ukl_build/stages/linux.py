@@ -7,9 +7,8 @@ kernel's own makefiles, so a changed application is relinked and nothing else is
 
 from __future__ import annotations
 
-import fcntl
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +18,9 @@ from ukl_build.errors import UklError
 
 RUNNING = ".ukl-running"
 """File in the output folder while make runs; its time is when make began."""
+
+LOCK = ".ukl-lock"
+"""File in the output folder that is locked while it is in use."""
 
 
 def make_line(tree: Path, out: Path, compiler: toolchain.Compiler, *targets: str) -> list[str]:
@@ -47,6 +49,7 @@ def build(
     compiler: toolchain.Compiler,
     logs: Path,
     say: Say,
+    check: Callable[[Path], object] = lambda vmlinux: None,
 ) -> None:
     """Build a bzImage in a folder of its own.
 
@@ -54,6 +57,7 @@ def build(
     :param bzimage: where the bootable file goes.
     :param vmlinux: where the same kernel goes with its symbols.
     :param jobs: how many compilers may run at once.
+    :param check: looks at vmlinux and raises what is wrong with it, before anybody can start it.
     :raise UklError: ``config-differs`` if the kernel's own Kconfig does not agree with the
         configuration, ``tool-failed`` if make fails.
     """
@@ -62,8 +66,9 @@ def build(
     with _alone(out, say) as lock:
         _forget_torn_files(out, say)
         _make(tree, wanted, out, lock, jobs=jobs, compiler=compiler, logs=logs)
-    _copy(out / "vmlinux", vmlinux)
-    _copy(out / "arch" / "x86" / "boot" / "bzImage", bzimage)
+        check(out / "vmlinux")
+        _copy(out / "vmlinux", vmlinux)
+        _copy(out / "arch" / "x86" / "boot" / "bzImage", bzimage)
 
 
 def _make(
@@ -105,10 +110,12 @@ def _make(
             keep=[lock],
             hint="the first 'error' in the log is the cause",
         )
-    finally:
-        # make has ended, well or not, and removed what it had half written.  Only if this process
-        # is killed outright the mark stays.
+    except UklError:
+        # make has ended by itself and removed what it had half written.  Whatever else ends this,
+        # an outright kill above all, leaves the mark.
         running.unlink()
+        raise
+    running.unlink()
 
 
 @contextmanager
@@ -117,28 +124,33 @@ def _alone(out: Path, say: Say) -> Iterator[int]:
 
     A make that outlives a killed build holds the lock as well, so that no second one starts there.
     """
-    with (out / ".ukl-lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"waiting for another build, or what is left of a killed one, in {out}")
-            fcntl.flock(file, fcntl.LOCK_EX)
+    with (out / LOCK).open("w") as file:
+        message = f"waiting for another build, or what is left of a killed one, in {out}"
+        proc.lock(file, lambda: say(message))
         yield file.fileno()
 
 
 def _forget_torn_files(out: Path, say: Say) -> None:
     """Remove what a build wrote that was killed outright: the last files may be incomplete.
 
-    make would take them for finished, as they are newer than their sources.
+    make would take them for finished, as they are newer than their sources.  Three kinds stay: the
+    lock, which we hold; the mark, for this may be killed as well; and Kconfig's markers, empty
+    files whose time alone says that an option has changed.  Objects of the configuration before
+    would pass for new ones without the marker of an option that is now off.
     """
     running = out / RUNNING
     if not running.is_file():
         return
     since = running.stat().st_mtime_ns
+    markers = out / "include" / "config"
     torn = [
         path
         for path in out.rglob("*")
-        if path.is_file() and not path.is_symlink() and path.stat().st_mtime_ns >= since
+        if path.is_file()
+        and not path.is_symlink()
+        and path.stat().st_mtime_ns >= since
+        and path not in (running, out / LOCK)
+        and not (path.parent == markers and path.stat().st_size == 0)
     ]
     say(f"{out.name}: the last build was killed; {len(torn)} files of it are made again")
     for path in torn:

@@ -10,11 +10,11 @@ the source file, the new files and the patches, in their order.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
 import re
 import shutil
-import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
@@ -146,7 +146,8 @@ def _find(recipe: LinuxRecipe, options: Options, cache: Cache, *, logs: Path, sa
             return from_upstream(upstream, cache, say=say)
         except UklError as error:
             failures.append(error)
-            say(f"warning: {error.message}; {_DEBIAN_HINT}")
+            detail = f"; {error.detail}" if error.detail else ""
+            say(f"warning: {error.message}{detail}; {_DEBIAN_HINT}")
     try:
         found = _from_debian(recipe, cache, logs=logs, say=say)
     except UklError as error:
@@ -229,8 +230,10 @@ def from_upstream(place: UpstreamPlace, cache: Cache, *, say: Say) -> Found:
                 urllib.request.urlopen(url, timeout=_NETWORK_TIMEOUT) as response,
                 file.open("wb") as out,
             ):
-                shutil.copyfileobj(response, out, 1 << 20)
-        except (OSError, urllib.error.URLError) as error:
+                while data := response.read(1 << 20):
+                    proc.check_stop()  # SCons would wait for the rest
+                    out.write(data)
+        except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
             raise UklError(
                 "source-unavailable",
                 f"{url} could not be downloaded: {error}",
@@ -306,6 +309,7 @@ def debian_installed(place: DebianPlace, say: Say) -> tuple[Found, str] | None:
         said = proc.run(["dpkg-query", "--show", f"--showformat={query}", place.package]).stdout
         sums = proc.run(["dpkg-query", "--control-show", place.package, "md5sums"]).stdout
     except UklError:
+        proc.check_stop()
         return None  # a file that no package owns is nobody's
     status, _, version = said.partition("\t")
     expected = next((s.split()[0] for s in sums.splitlines() if s.split()[1:] == [place.file]), "")
@@ -403,10 +407,10 @@ def _check_series(recipe: LinuxRecipe, tree: Path, origin: str) -> None:
 def _unpack(found: Found, folder: Path, logs: Path) -> Path:
     """Unpack a source file into a folder and return the tree in it."""
     file = found.file
-    if file.suffix == ".deb":
-        file = _out_of_package(file, None, folder.with_name("package"), logs)
     folder.mkdir()
     try:
+        if file.suffix == ".deb":
+            file = _out_of_package(file, None, folder.with_name("package"), logs)
         proc.run(
             ["tar", "--extract", "--file", file, "--directory", folder, "--no-same-owner"],
             log=logs / "unpack.log",

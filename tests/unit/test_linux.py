@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a killed make leaves in the kernel's output folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.project import FAKE_LINUX
+from ukl_build import proc, toolchain
+from ukl_build.errors import UklError
+from ukl_build.stages import linux
+
+
+def accept(vmlinux: Path) -> None:
+    """Find nothing wrong."""
+
+
+def build(folder: Path, said: list[str], check: Callable[[Path], None] = accept) -> None:
+    """Build the fake kernel."""
+    config = folder / "config"
+    config.write_text("CONFIG_A=y\n")
+    linux.build(
+        FAKE_LINUX,
+        config,
+        folder / "out",
+        bzimage=folder / "bzImage",
+        vmlinux=folder / "vmlinux",
+        jobs=1,
+        compiler=toolchain.Compiler(("gcc",), proc.BASE_ENV),
+        logs=folder / "logs",
+        say=said.append,
+        check=check,
+    )
+
+
+class Killed(BaseException):
+    """Stands for what ends a process without make's knowing."""
+
+
+def test_torn_files_are_forgotten_but_not_the_lock_and_the_markers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    markers = out / "include" / "config"
+    markers.mkdir(parents=True)
+    running = out / linux.RUNNING
+    running.touch()
+    before = running.stat().st_mtime_ns - 10**9
+    for path, text in ((out / "old.o", "x"), (out / "torn.o", "x"), (markers / "auto.conf", "x")):
+        path.write_text(text)
+    os.utime(out / "old.o", ns=(before, before))
+    (markers / "SMP").touch()
+
+    def kill(*_: object, **__: object) -> None:
+        raise Killed
+
+    lock = out / linux.LOCK
+    lock.touch()
+    held = lock.stat().st_ino
+    monkeypatch.setattr(proc, "run", kill)
+    said: list[str] = []
+    with pytest.raises(Killed):
+        build(tmp_path, said)
+    assert said == ["out: the last build was killed; 2 files of it are made again"]
+    left = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert left >= {"old.o", "include/config/SMP", linux.RUNNING}
+    assert not left & {"torn.o", "include/config/auto.conf"}
+    # A lock whose file is gone keeps nobody waiting.
+    assert lock.stat().st_ino == held
+
+
+def test_a_kernel_that_is_found_wrong_is_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tmp_path / "out" / "arch" / "x86" / "boot" / "bzImage"
+    made.parent.mkdir(parents=True)
+    made.write_text("new")
+    (tmp_path / "out" / "vmlinux").write_text("new")
+    (tmp_path / "bzImage").write_text("old")
+    monkeypatch.setattr(proc, "run", lambda *_, **__: None)
+
+    def refuse(vmlinux: Path) -> None:
+        assert vmlinux.read_text() == "new"
+        raise UklError("elf-linked", "it is wrong", hint="none")
+
+    with pytest.raises(UklError):
+        build(tmp_path, [], refuse)
+    assert (tmp_path / "bzImage").read_text() == "old"
+    build(tmp_path, [])
+    assert (tmp_path / "bzImage").read_text() == "new"
