@@ -90,7 +90,11 @@ def parse_fragment(path: Path) -> list[Asked]:
     :raise OSError: if it cannot be read.
     """
     asked: list[Asked] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UklError("fragment-invalid", f"{path}: {error}", hint=f"correct {path}") from error
+    for number, line in enumerate(text.splitlines(), start=1):
         where = f"{path.name}:{number}"
         if not line.strip() or line.startswith("#"):
             continue

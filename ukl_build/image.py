@@ -99,7 +99,7 @@ def load(path: Path) -> Image:
     :raise UklError: ``image-invalid``, naming each key at fault.
     :raise OSError: if it cannot be read.
     """
-    return parse_json(Image, path.read_text(encoding="utf-8"), where=path, code="image-invalid")
+    return parse_json(Image, path.read_bytes(), where=path, code="image-invalid")
 
 
 def store(image: Image, path: Path) -> None:

@@ -34,7 +34,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
-def parse_json(model: type[M], text: str, *, where: Path, code: str) -> M:
+def parse_json(model: type[M], text: str | bytes, *, where: Path, code: str) -> M:
     """Validate JSON text.
 
     :param where: file the text came from, for the message.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ukl_build.cmdline import quote, quote_args
 from ukl_build.errors import UklError
 from ukl_build.image import Image, Init
 from ukl_build.initconf import InitConf
@@ -132,17 +133,15 @@ def cmdline(recipe: AppRecipe) -> tuple[str, ...]:
     guest = recipe.guest
     if guest.init is Init.RING3:
         return (*CMDLINE, *guest.cmdline)
-    return (
-        *CMDLINE,
-        f"rdinit={recipe.app.path}",
-        "ip=dhcp",
-        *(_word(f"sysctl.{name}={value}") for name, value in guest.sysctl.items()),
-        *guest.cmdline,
+    try:
+        sysctls = [quote(f"sysctl.{name}={value}") for name, value in guest.sysctl.items()]
         # The kernel hands parameters that it does not know to process 1 as its environment.
-        *(_word(f"{name}={value}") for name, value in guest.env.items()),
-        "--",
-        *(_word(word) for word in guest.args),
-    )
+        env = [quote(f"{name}={value}") for name, value in guest.env.items()]
+        args = quote_args(guest.args)
+    except ValueError as error:
+        raise UklError("recipe-invalid", str(error), hint='use init = "ring3"') from error
+    own = (f"rdinit={recipe.app.path}", "ip=dhcp")
+    return (*CMDLINE, *own, *sysctls, *guest.cmdline, *env, "--", *args)
 
 
 def lacking(recipe: AppRecipe) -> list[str]:
@@ -151,20 +150,6 @@ def lacking(recipe: AppRecipe) -> list[str]:
         names = ", ".join(sorted(recipe.guest.limits))
         return [f"limits are not set with init=direct: {names}"]
     return []
-
-
-def _word(text: str) -> str:
-    """Quote a kernel parameter; the kernel knows double quotes and no way to escape one."""
-    if '"' in text:
-        raise UklError(
-            "recipe-invalid",
-            f"a kernel parameter cannot contain a double quote: {text}",
-            hint='use init = "ring3"',
-        )
-    if " " not in text and text:
-        return text
-    name, equals, value = text.partition("=")
-    return f'{name}="{value}"' if equals and " " not in name else f'"{text}"'
 
 
 def init_conf(recipe: AppRecipe) -> InitConf:

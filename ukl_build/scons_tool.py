@@ -574,7 +574,7 @@ CODE: Mapping[str, tuple[str, ...]] = {
     "kconfig": ("stages/kconfig.py", "dotconfig.py", "toolchain.py"),
     "userspace": ("stages/userspace.py", "cpio.py", "initconf.py", "plan.py"),
     "linux": ("stages/linux.py", "dotconfig.py", "toolchain.py", "elf/linked.py"),
-    "image": ("stages/image.py", "image.py", "plan.py"),
+    "image": ("stages/image.py", "image.py", "plan.py", "cmdline.py"),
 }
 """Files of the package that decide what a stage writes.  What all share (errors, files, programs)
 and recipes, whose content is an input itself, are left out."""

@@ -67,6 +67,14 @@ def test_a_line_of_another_form_is_refused_by_number(
     assert f"{path}:3: {expected}" in caught.value.message
 
 
+def test_a_fragment_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "f.config"
+    path.write_bytes(b"CONFIG_NET=y  # \xff\n")
+    with pytest.raises(UklError) as caught:
+        dotconfig.parse_fragment(path)
+    assert caught.value.code == "fragment-invalid"
+
+
 def test_strings_may_hold_quotes_and_hashes(tmp_path: Path) -> None:
     path = fragment(tmp_path, "f", r'CONFIG_S="a \"b\" # c"  # reason')
     (line,) = dotconfig.parse_fragment(path)

@@ -103,15 +103,17 @@ def test_without_our_init_the_kernels_parameters_say_what_they_can(tmp_path: Pat
     guest += 'sysctl = { "net.core.somaxconn" = "9" }\ncmdline = ["quiet"]'
     words = plan.cmdline(load(tmp_path, guest))
     assert words[-3:] == ("--", "-v", '"two words"')
-    assert {"rdinit=/UKL", "ip=dhcp", "sysctl.net.core.somaxconn=9", 'A="b c"', "quiet"} < set(
+    assert {"rdinit=/UKL", "ip=dhcp", "sysctl.net.core.somaxconn=9", '"A=b c"', "quiet"} < set(
         words
     )
 
 
 def test_an_argument_that_kernel_parameters_cannot_say_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UklError) as caught:
-        plan.cmdline(load(tmp_path, "init = 'direct'\nargs = ['say \"hi\"']"))
+        plan.cmdline(load(tmp_path / "quotes", "init = 'direct'\nargs = ['say \"hi\"']"))
     assert caught.value.code == "recipe-invalid"
+    with pytest.raises(UklError, match="at most 31"):
+        plan.cmdline(load(tmp_path / "many", f"init = 'direct'\nargs = {['x'] * 32}"))
 
 
 @pytest.mark.parametrize(("init", "warned"), [("direct", True), ("ring3", False)])
@@ -143,3 +145,7 @@ def test_a_damaged_image_description_is_refused(tmp_path: Path) -> None:
         image.load(path)
     assert caught.value.code == "image-invalid"
     assert "did you mean 'kernel'?" in str(caught.value)
+    path.write_bytes(b"\xff")
+    with pytest.raises(UklError) as caught:
+        image.load(path)
+    assert caught.value.code == "image-invalid"

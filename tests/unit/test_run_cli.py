@@ -345,7 +345,7 @@ def test_arguments_reach_process_1_on_the_command_line(tmp_path: Path) -> None:
     assert vm.initrd is None
 
 
-@pytest.mark.parametrize("args", [('say "x"',), ("",), ("a\nb",), ("é",), ("x",) * 32])
+@pytest.mark.parametrize("args", [('say "x"',), ("",), ("a\nb",), ("é",), ("--",), ("x",) * 32])
 def test_what_the_kernel_cannot_pass_on_is_refused(tmp_path: Path, args: tuple[str, ...]) -> None:
     with pytest.raises(UklError) as caught:
         cli.with_args(VM, DIRECT, args, tmp_path)

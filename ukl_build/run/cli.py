@@ -21,6 +21,7 @@ from types import FrameType
 from platformdirs import user_state_path
 
 from ukl_build import cpio, files
+from ukl_build.cmdline import MAX_COMMAND_LINE, quote_args
 from ukl_build.errors import Fault, UklError
 from ukl_build.image import Image, Init, Protocol, Smoke, load
 from ukl_build.initconf import RUN_CONF, render_overlay
@@ -36,11 +37,6 @@ IMAGE_FILE = "image.json"
 KEPT_LOGS = 20
 """Console logs of one application that are kept."""
 
-MAX_COMMAND_LINE = 2047
-"""COMMAND_LINE_SIZE of x86 without its NUL; the kernel cuts what is longer."""
-
-MAX_INIT_ARGS = 31
-"""CONFIG_INIT_ENV_ARG_LIMIT, 32 by default, less argv[0]; one more and the kernel panics."""
 
 _OUR_STATUSES: tuple[tuple[int, str], ...] = (
     (Fault.USER, "what was asked for is wrong"),
@@ -196,22 +192,12 @@ def with_args(vm: Vm, image: Image, args: Sequence[str], scratch: Path) -> Vm:
         initrd = scratch / "run.cpio"
         initrd.write_bytes(overlay)
         return replace(vm, initrd=initrd)
-    words = []
-    for arg in args:
-        if '"' in arg or "\n" in arg or not arg or not arg.isascii():
-            raise UklError(
-                "run-invalid",
-                f"the kernel's command line cannot carry the argument {arg!r} to process 1",
-                hint="use an image with our init, which passes on everything",
-            )
-        words.append(f'"{arg}"' if " " in arg or "\t" in arg else arg)
+    try:
+        words = quote_args(args)
+    except ValueError as error:
+        hint = "use an image with our init, which passes on everything"
+        raise UklError("run-invalid", str(error), hint=hint) from error
     own = vm.cmdline[: vm.cmdline.index("--")] if "--" in vm.cmdline else vm.cmdline
-    if len(args) > MAX_INIT_ARGS:
-        raise UklError(
-            "run-invalid",
-            f"the kernel passes at most {MAX_INIT_ARGS} arguments to process 1",
-            hint="use an image with our init",
-        )
     return replace(vm, cmdline=(*own, "--", *words))
 
 
