@@ -47,13 +47,16 @@ CONFIGURE: Mapping[str, str] = {
 """Words for configure, and why."""
 
 MAKE: Mapping[str, str] = {
-    "build-shared=no": "static objects only; configure's --disable-shared is broken upstream",
-    "object-suffixes=.o": "as build-shared",
-    "object-suffixes-for-libc=.o": "as build-shared",
+    "object-suffixes=.o": "static objects only; configure's --disable-shared is broken upstream",
+    "object-suffixes-for-libc=.o": "as object-suffixes",
     "pic-default=": "the compiler makes position-independent code unless it is told",
     f"pie-default={' '.join(toolchain.CODE_FLAGS)}": "glibc's name for the flags of static objects",
 }
 """Words for make, and why."""
+
+STATIC = "build-shared=no"
+"""Another one, without which the loader would be linked.  It leaves out headers that all need, so
+the first folder is made without it."""
 
 
 def digest(tree: Tree) -> str:
@@ -84,11 +87,13 @@ def build(
         for folder in (objects, result):
             folder.mkdir(parents=True)
         configure = [str(tree.path / "configure"), *CONFIGURE, f"CC={compiler.command}"]
+        make = ["make", f"-j{jobs}", *MAKE]
         others = [f"{Path(name).parent}/others" for name in LIBRARIES]
         for name, argv in (
             ("configure", configure),
-            ("make", ["make", f"-j{jobs}", *MAKE, "lib"]),
-            ("others", ["make", f"-j{jobs}", *MAKE, *others]),
+            ("headers", [*make, "csu/subdir_lib"]),
+            ("make", [*make, STATIC, "lib"]),
+            ("others", [*make, STATIC, *others]),
         ):
             log = logs / f"libc-{name}.log"
             proc.run(argv, cwd=objects, env=compiler.env, log=log, keep=[lock.fileno()])
