@@ -11,6 +11,7 @@
 #include <linux/init.h>
 #include <linux/time.h>
 #include <linux/types.h>
+#include <asm/cpufeatures.h>
 #include <asm/pvclock.h>
 #include <asm/segment.h>
 #include <asm/ukl.h>
