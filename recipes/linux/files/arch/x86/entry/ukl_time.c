@@ -7,11 +7,11 @@
  * interrupted and get signals on the application's stack, takes no lock, and
  * calls nothing of the kernel. It reads the kernel's own copy of the data.
  */
+#include <asm/cpufeatures.h>	/* first: <asm/segment.h> takes it for granted */
 #include <linux/compiler.h>
 #include <linux/init.h>
 #include <linux/time.h>
 #include <linux/types.h>
-#include <asm/cpufeatures.h>
 #include <asm/pvclock.h>
 #include <asm/segment.h>
 #include <asm/ukl.h>
