@@ -40,6 +40,11 @@ class Cache:
         return self.root / "trees"
 
     @property
+    def libraries(self) -> Path:
+        """C libraries, named by the digest of all that went in."""
+        return self.root / "libc"
+
+    @property
     def ccache(self) -> Path:
         """Folder of the compiler cache."""
         return self.root / "ccache"

@@ -71,6 +71,11 @@ class Layout:
         return self.folder / "sources.manifest.json"
 
     @property
+    def libc(self) -> Path:
+        """Which C library is linked."""
+        return self.folder / "libc.manifest.json"
+
+    @property
     def kconfig(self) -> Path:
         """The merged configuration."""
         return self.folder / "kconfig" / "config"

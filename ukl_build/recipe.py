@@ -37,6 +37,7 @@ class Kind(StrEnum):
 
     APPLICATION = "application"
     LINUX = "linux"
+    GLIBC = "glibc"
 
 
 class DebianPlace(Model):
@@ -63,19 +64,27 @@ class UpstreamPlace(Model):
         return self.url.replace("{version}", self.version)
 
 
-class LinuxRecipe(Model):
-    """The kernel: where it comes from; ``files/`` and ``patches/`` beside it are applied to it."""
+class SourcesRecipe(Model):
+    """Sources from elsewhere: the kernel's, the C library's.
+
+    ``files/`` and ``patches/`` beside the recipe are applied to them.
+    """
 
     schema_: Literal[1] = Field(alias="schema")
-    kind: Literal[Kind.LINUX]
+    kind: Literal[Kind.LINUX, Kind.GLIBC]
     name: Name
     summary: str
     licence: str
     """SPDX expression."""
     series: str = Field(pattern=r"^\d+\.\d+$")
-    """Accepted series: every version ``series.y``."""
+    """Accepted series: the version ``series`` and every ``series.y``."""
     debian: DebianPlace
     upstream: UpstreamPlace | None = None
+
+    @property
+    def accepted(self) -> str:
+        """The accepted versions, for people."""
+        return f"{self.series}.y" if self.kind is Kind.LINUX else self.series
 
 
 class FolderSource(Model):
@@ -91,6 +100,8 @@ class PlainBuild(Model):
     system: Literal["plain"]
     sources: tuple[RelativePath, ...] = Field(min_length=1)
     cflags: tuple[str, ...] = ()
+    libc: bool = True
+    """Whether the C library is linked; without it the sources have an entry point of their own."""
 
 
 class KconfigNeeds(Model):
@@ -159,7 +170,7 @@ class _Head(Model):
     kind: Kind
 
 
-Recipe = AppRecipe | LinuxRecipe
+Recipe = AppRecipe | SourcesRecipe
 
 
 def load(folder: Path) -> Recipe:
@@ -173,8 +184,8 @@ def load(folder: Path) -> Recipe:
     match parse_toml(_Head, path, code="recipe-invalid").kind:
         case Kind.APPLICATION:
             recipe = parse_toml(AppRecipe, path, code="recipe-invalid")
-        case Kind.LINUX:
-            recipe = parse_toml(LinuxRecipe, path, code="recipe-invalid")
+        case Kind.LINUX | Kind.GLIBC:
+            recipe = parse_toml(SourcesRecipe, path, code="recipe-invalid")
     if recipe.name != folder.name:
         raise UklError(
             "recipe-invalid",
@@ -214,16 +225,16 @@ def load_app(recipes: Path, name: str) -> AppRecipe:
     return recipe
 
 
-def load_linux(recipes: Path) -> LinuxRecipe:
-    """Read the kernel's recipe.
+def load_sources(recipes: Path, kind: Kind) -> SourcesRecipe:
+    """Read the kernel's or the C library's recipe, whose folder is called like its kind.
 
     :raise UklError: ``recipe-invalid``.
     """
-    recipe = load(recipes / "linux")
-    if not isinstance(recipe, LinuxRecipe):
+    recipe = load(recipes / kind.value)
+    if not isinstance(recipe, SourcesRecipe) or recipe.kind is not kind:
         raise UklError(
             "recipe-invalid",
-            f"{recipes / 'linux'}: its kind is {recipe.kind.value!r}",
-            hint='the recipe named linux has kind = "linux"',
+            f"{recipes / kind.value}: its kind is {recipe.kind.value!r}",
+            hint=f'the recipe named {kind.value} has kind = "{kind.value}"',
         )
     return recipe

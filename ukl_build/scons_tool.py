@@ -36,7 +36,7 @@ from ukl_build.errors import UklError
 from ukl_build.image import Init
 from ukl_build.model import nearest
 from ukl_build.progress import Reporter
-from ukl_build.stages import archive, image, kconfig, linux, sources, userspace
+from ukl_build.stages import archive, image, kconfig, libc, linux, sources, userspace
 
 # --- What can be asked for ----------------------------------------------------------------------
 
@@ -61,24 +61,31 @@ def variables(apps: Sequence[str]) -> list[Variable]:
     inits = tuple(init.value for init in Init)
     return [
         Variable("app", "application to build", values=tuple(apps)),
-        Variable("linux_src", "folder with Linux's tarball or .deb, or an unpacked tree"),
-        Variable(
-            "linux_sha256",
-            "SHA-256 of Linux's tarball; enables the upstream place",
-            pattern=r"[0-9a-f]{64}",
-            example="64 digits from 0-9a-f, as sha256sum prints them",
-        ),
-        Variable(
-            "linux_version",
-            "version to fetch from upstream, with linux_sha256",
-            pattern=r"\d+\.\d+(\.\d+)?",
-            example="6.1.192",
-        ),
+        *_source_variables(recipe.Kind.LINUX, "Linux", "6.1.192"),
+        *_source_variables(recipe.Kind.GLIBC, "the C library", "2.36"),
         Variable("fragments", "more fragments of kconfig/, separated by commas"),
         Variable("init", "process 1 in place of the recipe's", values=inits),
         Variable("cache_dir", "folder of SCons' cache of built files"),
         Variable("build", "folder for all outputs", default="build"),
         Variable("tests", "arguments of pytest for the targets test and check-long"),
+    ]
+
+
+def _source_variables(kind: recipe.Kind, name: str, version: str) -> list[Variable]:
+    return [
+        Variable(f"{kind}_src", f"folder with {name}'s tarball or .deb, or an unpacked tree"),
+        Variable(
+            f"{kind}_sha256",
+            f"SHA-256 of {name}'s tarball; enables the upstream place",
+            pattern=r"[0-9a-f]{64}",
+            example="64 digits from 0-9a-f, as sha256sum prints them",
+        ),
+        Variable(
+            f"{kind}_version",
+            f"version to fetch from upstream, with {kind}_sha256",
+            pattern=r"\d+\.\d+(\.\d+)?",
+            example=version,
+        ),
     ]
 
 
@@ -175,12 +182,14 @@ def read_variables(
                 hint=f"it looks like this: {variable.example}",
             )
         values[name] = value or variable.default
-    if values.get("linux_version") and not values["linux_sha256"]:
-        raise UklError(
-            "variable-invalid",
-            "linux_version has no effect without linux_sha256: no unverified file is fetched",
-            hint="add linux_sha256=..., the digest of that version's tarball",
-        )
+    for kind in (recipe.Kind.LINUX, recipe.Kind.GLIBC):
+        if values.get(f"{kind}_version") and not values[f"{kind}_sha256"]:
+            raise UklError(
+                "variable-invalid",
+                f"{kind}_version has no effect without {kind}_sha256: what is not verified"
+                " is not fetched",
+                hint=f"add {kind}_sha256=..., the digest of that version's tarball",
+            )
     return values
 
 
@@ -201,14 +210,47 @@ def _help(known: Sequence[Variable]) -> None:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where the sources of the kernel or of the C library come from."""
+
+    project: recipe.SourcesRecipe
+    folder: Path
+    """The recipe's, with patches."""
+    options: sources.Options
+
+    @classmethod
+    def of(cls, root: Path, kind: recipe.Kind, values: Mapping[str, str]) -> Origin:
+        """Return what the recipe and the command line say."""
+        folder = values[f"{kind}_src"]
+        options = sources.Options(
+            folder=Path(folder).resolve() if folder else None,
+            sha256=values[f"{kind}_sha256"] or None,
+            version=values[f"{kind}_version"] or None,
+        )
+        found = recipe.load_sources(root / "recipes", kind)
+        return cls(found, root / "recipes" / kind.value, options)
+
+    def state(self, cache: Cache) -> dict[str, str]:
+        """Return what, besides the recipe, decides which tree is built."""
+        folder = self.options.folder
+        state = {"cache": str(cache.root), "options": repr(self.options)}
+        if folder is not None and sources.is_tree(folder):
+            state["folder"] = sources.stat_digest(folder)
+        elif folder is not None and folder.is_dir():
+            status = {path.name: path.stat() for path in sorted(folder.iterdir()) if path.is_file()}
+            state["folder"] = repr({n: (s.st_size, s.st_mtime_ns) for n, s in status.items()})
+        return state
+
+
+@dataclass(frozen=True)
 class Job:
     """What all actions of a build need; SCons hands it to them through the environment."""
 
     root: Path
     layout: plan.Layout
     app: recipe.AppRecipe
-    kernel: recipe.LinuxRecipe
-    options: sources.Options
+    linux: Origin
+    glibc: Origin
     fragments: tuple[Path, ...]
     cache: Cache
     compiler: toolchain.Compiler
@@ -233,12 +275,8 @@ class Build:
             root=root,
             layout=plan.Layout(build, found.name),
             app=found,
-            kernel=recipe.load_linux(root / "recipes"),
-            options=sources.Options(
-                folder=Path(values["linux_src"]).resolve() if values["linux_src"] else None,
-                sha256=values["linux_sha256"] or None,
-                version=values["linux_version"] or None,
-            ),
+            linux=Origin.of(root, recipe.Kind.LINUX, values),
+            glibc=Origin.of(root, recipe.Kind.GLIBC, values),
             fragments=fragment_files(root / "kconfig", plan.fragments(found, extra)),
             cache=cache,
             compiler=toolchain.compiler(cache.ccache),
@@ -268,19 +306,12 @@ class Build:
         guest = _value(job.app.model_dump_json())
 
         objects = self._objects()
+        if job.app.build.libc:
+            objects += self._fetched("libc", layout.libc, job.glibc, compiler)
         linked = self._stage("link", [layout.linked], objects)
         tables = _files(job.root / "linker", "*.toml")
         archived = self._stage("archive", [layout.archive], [*linked, *tables])
-        series = _files(job.root / "recipes" / "linux", "**/*")
-        tree = self.env.Command(
-            str(layout.sources),
-            [_value(source_state(job)), *series, *_code("sources")],
-            scons.Action(_stage, _announce),
-            UKL_STAGE="sources",
-        )
-        self.env.NoCache(tree)  # it names a folder of this machine
-        if layout.sources.is_file() and not _tree_is_there(layout.sources):
-            self.env.AlwaysBuild(tree)
+        tree = self._fetched("sources", layout.sources, job.linux)
         names = _value([path.name for path in job.fragments])
         fragments = [str(path) for path in job.fragments]
         config = self._stage(
@@ -331,6 +362,21 @@ class Build:
             node.set_always_build(0)
         return database
 
+    def _fetched(self, name: str, record: Path, origin: Origin, *more: Any) -> list[Any]:
+        """Declare a stage that leaves something in the cache, and here only what that is."""
+        job = self.job
+        files_of_recipe = _files(origin.folder, "**/*")
+        nodes = self.env.Command(
+            str(record),
+            [_value(origin.state(job.cache)), *more, *files_of_recipe, *_code(name)],
+            scons.Action(_stage, _announce),
+            UKL_STAGE=name,
+        )
+        self.env.NoCache(nodes)  # it names a folder of this machine
+        if record.is_file() and not _is_there(record):
+            self.env.AlwaysBuild(nodes)
+        return list(nodes)
+
     def _stage(self, name: str, outputs: Sequence[Path], inputs: Sequence[Any]) -> list[Any]:
         """Declare a stage; its own code is one of its inputs."""
         nodes = self.env.Command(
@@ -361,22 +407,10 @@ def fragment_files(folder: Path, names: Sequence[str]) -> tuple[Path, ...]:
     return tuple(known[name] for name in names)
 
 
-def source_state(job: Job) -> dict[str, str]:
-    """Return what, besides the recipe, decides which tree is built."""
-    folder = job.options.folder
-    state = {"cache": str(job.cache.root), "options": repr(job.options)}
-    if folder is not None and sources.is_tree(folder):
-        state["folder"] = sources.stat_digest(folder)
-    elif folder is not None and folder.is_dir():
-        status = {path.name: path.stat() for path in sorted(folder.iterdir()) if path.is_file()}
-        state["folder"] = repr({n: (s.st_size, s.st_mtime_ns) for n, s in status.items()})
-    return state
-
-
-def _tree_is_there(record: Path) -> bool:
-    """Tell whether a record names a tree and the cache, which may be emptied, still has it."""
+def _is_there(record: Path) -> bool:
+    """Tell whether a record names a folder that the cache, which may be emptied, still has."""
     try:
-        return sources.read_tree(record).path.is_dir()
+        return all(Path(name).is_dir() for name in manifest.load(record).outputs)
     except UklError:  # damaged, or of another version of ours
         return False
 
@@ -457,7 +491,7 @@ def _stage(target: Any, source: Any, env: Any) -> int:
     try:
         with job.reporter.stage(name, str(target[0])):
             STAGES[name](job)
-        if name != "sources":  # whose only output is its manifest
+        if name not in ("sources", "libc"):  # whose only output is their manifest
             _record(job, name, target, source)
     except UklError as error:
         print(error, file=sys.stderr)
@@ -487,9 +521,33 @@ def _record(job: Job, name: str, target: Any, source: Any) -> None:
     )
 
 
+def _libc(job: Job) -> None:
+    tree = _prepare(job, job.glibc)
+    library = libc.build(
+        tree.path,
+        tree.digest,
+        job.cache,
+        jobs=int(scons.GetOption("num_jobs")),
+        compiler=job.compiler,
+        logs=job.layout.logs,
+        say=job.reporter.say,
+    )
+    inputs = {"origin": tree.origin, "version": tree.version, "tree": tree.digest}
+    repeat = f"{job.again} {job.layout.libc.name}"
+    libc.record(library, inputs, job.layout.libc, repeat=repeat)
+
+
 def _link(job: Job) -> None:
     objects = [job.layout.objects / f"{name}.o" for name in job.app.build.sources]
-    archive.link_application(objects, job.layout.linked, log=job.layout.logs / "link.log")
+    around = libc.parts(libc.read(job.layout.libc)) if job.app.build.libc else libc.Parts()
+    archive.link_application(
+        objects,
+        job.layout.linked,
+        before=around.before,
+        libraries=around.libraries,
+        after=around.after,
+        log=job.layout.logs / "link.log",
+    )
 
 
 def _archive(job: Job) -> None:
@@ -504,16 +562,21 @@ def _archive(job: Job) -> None:
         job.reporter.say(str(finding))
 
 
-def _sources(job: Job) -> None:
+def _prepare(job: Job, origin: Origin) -> sources.Tree:
     tree = sources.prepare(
-        job.kernel,
-        job.root / "recipes" / "linux",
-        job.options,
+        origin.project,
+        origin.folder,
+        origin.options,
         job.cache,
         logs=job.layout.logs,
         say=job.reporter.say,
     )
-    job.reporter.say(f"Linux {tree.version} from {tree.origin}")
+    job.reporter.say(f"{origin.project.name} {tree.version} from {tree.origin}")
+    return tree
+
+
+def _sources(job: Job) -> None:
+    tree = _prepare(job, job.linux)
     sources.record(tree, job.layout.sources, repeat=f"{job.again} {job.layout.sources.name}")
 
 
@@ -558,6 +621,7 @@ def _image(job: Job) -> None:
 
 
 STAGES: Mapping[str, Callable[[Job], None]] = {
+    "libc": _libc,
     "link": _link,
     "archive": _archive,
     "sources": _sources,
@@ -568,6 +632,7 @@ STAGES: Mapping[str, Callable[[Job], None]] = {
 }
 
 CODE: Mapping[str, tuple[str, ...]] = {
+    "libc": ("stages/sources.py", "stages/libc.py", "apt.py", "toolchain.py"),
     "link": ("stages/archive.py", "elf/*.py"),
     "archive": ("stages/archive.py", "elf/*.py"),
     "sources": ("stages/sources.py", "apt.py"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ukl_build import proc
+from ukl_build.errors import UklError
 
 CC = "gcc"
 LD = "ld"
@@ -74,3 +75,14 @@ def version_line(cc: str = CC) -> str:
     :raise UklError: ``tool-missing`` or ``tool-failed``.
     """
     return proc.run([cc, "--version"]).stdout.splitlines()[0].replace("#", "")
+
+
+def file(name: str) -> Path:
+    """Return one of the compiler's own files, such as ``libgcc.a`` (``gcc -print-file-name``).
+
+    :raise UklError: ``tool-missing`` if it has none of that name, or there is no compiler.
+    """
+    found = Path(proc.run([CC, f"-print-file-name={name}"]).stdout.strip())
+    if not found.is_absolute():
+        raise UklError("tool-missing", f"{CC} has no {name}", hint="./bootstrap installs it")
+    return found

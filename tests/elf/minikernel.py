@@ -90,8 +90,41 @@ _DWARF = (
 )
 
 
+ENTRY = """
+.section .ukl.text, "ax"
+.globl ukl_syscall
+.type ukl_syscall, @function
+ukl_syscall:
+.cfi_startproc
+syscall
+ret
+.cfi_endproc
+.section .note.GNU-stack
+"""
+"""The kernel's entry, which here is the next kernel's."""
+SIZEOF_CIE = 0x18
+
+
+def entry(folder: Path) -> Path:
+    """Assemble the entry and describe how to unwind from there, as arch/x86/entry/ukl_64.S does."""
+    out = folder / "kernel-entry.o"
+    subprocess.run(["gcc", "-xassembler", "-c", "-o", out, "-"], input=ENTRY, text=True, check=True)
+    subprocess.run(
+        ["objcopy", "--rename-section", ".eh_frame=.ukl.eh_frame", "--add-symbol",
+         f"ukl_syscall_fde=.ukl.eh_frame:{SIZEOF_CIE:#x},global", out],
+        check=True,
+    )  # fmt: skip
+    return out
+
+
 def link(archive: Path, out: Path, *others: Path, base: int) -> None:
-    """Link an archive as the kernel does, with other objects in front."""
+    """Link an archive as the kernel does, with other objects in front.
+
+    One of these may be the kernel's entry; else it is made here.
+    """
+    names = [subprocess.check_output(["nm", other], text=True) for other in others]
+    if not any(" T ukl_syscall\n" in text for text in names):
+        others = (entry(out.parent), *others)
     debug = "\n  ".join(f".debug_{one} 0 : {{ *(.debug_{one}) }}" for one in _DWARF.split())
     script = out.with_suffix(".lds")
     script.write_text(SCRIPT % {"base": base, "debug": debug})

@@ -32,7 +32,7 @@ def test_the_commands_of_the_readme_pass_on_a_fresh_debian(user: str) -> None:
 
 def test_the_kernels_package_comes_from_debian_without_root(tmp_path: Path) -> None:
     """As an ordinary user where this runs as root."""
-    place = recipe.load_linux(ROOT / "recipes").debian
+    place = recipe.load_sources(ROOT / "recipes", recipe.Kind.LINUX).debian
     folder = tmp_path / "apt"
     folder.mkdir()
     sources = apt.debian_only(apt.machine_sources(), apt.codename())

@@ -57,7 +57,7 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Kernel:
     folder = tmp_path_factory.mktemp("kernel")
     cache = Cache.default()
     tree = sources.prepare(
-        recipe.load_linux(ROOT / "recipes"),
+        recipe.load_sources(ROOT / "recipes", recipe.Kind.LINUX),
         ROOT / "recipes" / "linux",
         sources.Options(),
         cache,

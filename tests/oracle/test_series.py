@@ -27,7 +27,7 @@ NOT_C = {
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the patched tree."""
     return sources.prepare(
-        recipe.load_linux(ROOT / "recipes"),
+        recipe.load_sources(ROOT / "recipes", recipe.Kind.LINUX),
         LINUX,
         sources.Options(),
         Cache.default(),

@@ -20,6 +20,8 @@ EH_FRAME_HDR = ".ukl.rodata.eh_frame_hdr"
 """The header; where PT_GNU_EH_FRAME points."""
 START, END = "__GNU_EH_FRAME_HDR", "__GNU_EH_FRAME_HDR_end"
 """Symbols around it, for the program header table that the kernel gives the application."""
+GATE, GATE_FDE = "ukl_syscall", "ukl_syscall_fde"
+"""The kernel's entry, and where the kernel describes how to unwind from there."""
 
 # LSB core, "DWARF Exception Header Encoding"
 _PCREL_SDATA4, _UDATA4, _DATAREL_SDATA4 = 0x1B, 0x03, 0x3B
@@ -69,10 +71,12 @@ def _entries(section: Section) -> Iterator[_Entry]:
 def make_eh_frame_hdr(obj: ObjectFile) -> int:
     """Add the header of the unwind table, with its table for binary search.
 
-    Sections of code come in the order in which this object has them, ``.ukl.text`` first: the
-    linker script must keep it, and :func:`ukl_build.elf.linked.check_linked` looks.
+    The kernel's entry comes first, which is application text as well and where a signal can come:
+    the description of the application's own, weak one is of other code.  Sections of code come in
+    the order in which this object has them, ``.ukl.text`` first.  The linker script must keep all
+    that, and :func:`ukl_build.elf.linked.check_linked` looks.
 
-    :return: number of functions in it.
+    :return: number of the application's functions in it.
     :raise UklError: ``elf-section`` for a damaged table.
     """
     section = next((one for one in obj.sections if one.name == EH_FRAME), None)
@@ -99,16 +103,20 @@ def make_eh_frame_hdr(obj: ObjectFile) -> int:
 
     header = Section(EH_FRAME_HDR, abi.SHT_PROGBITS, SHF.SHF_ALLOC, sh_addralign=4)
     header.data += bytes((1, _PCREL_SDATA4, _UDATA4, _DATAREL_SDATA4)) + bytes(4)
-    header.data += len(found).to_bytes(4, "little")
+    rows = [((one.symbol, one.r_addend), (section.symbol, fde)) for _, _, fde, one in found]
+    gate = [one for one in obj.symbols if one.name == GATE and one.st_bind != abi.STB_LOCAL]
+    if gate:
+        description = Symbol(GATE_FDE, abi.STB_GLOBAL, abi.STT_NOTYPE)
+        obj.symbols.append(description)
+        rows.insert(0, ((gate[0], 0), (description, 0)))
+    header.data += len(rows).to_bytes(4, "little")
     header.relocations.append(Relocation(4, RelocType.R_X86_64_PC32, section.symbol, 0))
-    for _, _, fde, location in found:
-        # Fields count from the start of the header, relocations from the field.
-        at = len(header.data)
-        header.relocations += (
-            Relocation(at, RelocType.R_X86_64_PC32, location.symbol, location.r_addend + at),
-            Relocation(at + 4, RelocType.R_X86_64_PC32, section.symbol, fde + at + 4),
-        )
-        header.data += bytes(8)
+    for row in rows:
+        for symbol, addend in row:
+            # Fields count from the start of the header, relocations from the field.
+            at = len(header.data)
+            header.relocations.append(Relocation(at, RelocType.R_X86_64_PC32, symbol, addend + at))
+            header.data += bytes(4)
     obj.sections.insert(obj.sections.index(section), header)
     for name, value in ((START, 0), (END, len(header.data))):
         obj.symbols.append(Symbol(name, abi.STB_GLOBAL, abi.STT_NOTYPE, header, st_value=value))

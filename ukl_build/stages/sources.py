@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gets the kernel's sources and prepares the tree that is built.
+"""Gets the sources of the kernel and of the C library, and prepares the tree that is built.
 
 Places are tried in this order: a folder that the user names, then for each place of the recipe the
 cache and the place itself (upstream, if the digest of its file is known; Debian's package, which
@@ -17,6 +17,7 @@ import re
 import shutil
 import urllib.parse
 import urllib.request
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,16 +26,29 @@ from packaging.version import InvalidVersion, Version
 from ukl_build import apt, files, manifest, proc
 from ukl_build.cache import Cache, Say
 from ukl_build.errors import UklError
-from ukl_build.recipe import DebianPlace, LinuxRecipe, UpstreamPlace
+from ukl_build.recipe import DebianPlace, Kind, SourcesRecipe, UpstreamPlace
 
 FORMAT = "1"
 """Part of every tree's digest; to be raised when the way a tree is prepared changes."""
 
-UKL_MARK = "config UNIKERNEL_LINUX"
-"""A line of a tree that has the UKL patches already."""
-
 _NETWORK_TIMEOUT = 60.0  # seconds without a byte
 _DEBIAN_HINT = "the Debian package is used instead when it can be had"
+
+
+@dataclass(frozen=True)
+class Project:
+    """What the sources of one project look like."""
+
+    name: str
+    tarballs: tuple[str, ...]
+    """Patterns of source files in a folder that the user names."""
+    packaged: str
+    """Pattern of the source file in a Debian package."""
+    is_tree: Callable[[Path], bool]
+    version: Callable[[Path], str]
+    """Reads the version out of an unpacked tree."""
+    mark: tuple[str, str]
+    """Pattern of files, and a text that stands in one of them if our patches are in already."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +88,7 @@ class Tree:
 
 
 def prepare(
-    recipe: LinuxRecipe,
+    recipe: SourcesRecipe,
     folder: Path,
     options: Options,
     cache: Cache,
@@ -89,7 +103,8 @@ def prepare(
     :raise UklError: if no place delivers, a file is wrong, or a patch does not apply.
     """
     changes = Changes.read(folder)
-    if options.folder is not None and is_tree(options.folder):
+    project = PROJECTS[recipe.kind]
+    if options.folder is not None and project.is_tree(options.folder):
         return _own_tree(recipe, changes, options.folder, cache, logs=logs, say=say)
     with cache.locked(say):
         found = _find(recipe, options, cache, logs=logs, say=say)
@@ -98,11 +113,11 @@ def prepare(
         if not path.is_dir():
             with cache.scratch() as scratch:
                 say(f"unpacking {found.file.name}")
-                tree = _unpack(found, scratch / "unpacked", logs)
+                tree = _unpack(project, found, scratch / "unpacked", logs)
                 _check_series(recipe, tree, found.origin)
-                changes.apply(tree, log=logs / "patch.log")
+                changes.apply(tree, _named(project, tree), log=logs / "patch.log")
                 _publish(tree, path)
-        return Tree(path, digest, kernel_version(path), found.origin, found.sha256)
+        return Tree(path, digest, project.version(path), found.origin, found.sha256)
 
 
 def record(tree: Tree, out: Path, *, repeat: str) -> None:
@@ -136,9 +151,9 @@ def read_tree(path: Path) -> Tree:
 # --- Which file ---------------------------------------------------------------------------------
 
 
-def _find(recipe: LinuxRecipe, options: Options, cache: Cache, *, logs: Path, say: Say) -> Found:
+def _find(recipe: SourcesRecipe, options: Options, cache: Cache, *, logs: Path, say: Say) -> Found:
     if options.folder is not None:
-        return _from_folder(options.folder, options.sha256)
+        return _from_folder(recipe, options.folder, options.sha256)
     failures: list[UklError] = []
     upstream = enabled(recipe.upstream, options)
     if upstream is not None:
@@ -154,9 +169,9 @@ def _find(recipe: LinuxRecipe, options: Options, cache: Cache, *, logs: Path, sa
         failures.append(error)
         raise UklError(
             "source-unavailable",
-            f"no place has the sources of {recipe.name} {recipe.series}.y",
+            f"no place has the sources of {recipe.name} {recipe.accepted}",
             detail="\n".join(f"{one.message}\n{one.detail}".rstrip() for one in failures),
-            hint="name a folder with the sources: linux_src=FOLDER",
+            hint=f"name a folder with the sources: {recipe.name}_src=FOLDER",
         ) from error
     return found
 
@@ -173,18 +188,17 @@ def enabled(place: UpstreamPlace | None, options: Options) -> UpstreamPlace | No
     return place.model_copy(update={"version": version, "sha256": sha256})
 
 
-def _from_folder(folder: Path, sha256: str | None) -> Found:
+def _from_folder(recipe: SourcesRecipe, folder: Path, sha256: str | None) -> Found:
+    variable, patterns = f"{recipe.name}_src=FOLDER", PROJECTS[recipe.kind].tarballs
     if not folder.is_dir():
-        raise UklError(
-            "source-missing", f"{folder} is not a folder", hint="correct linux_src=FOLDER"
-        )
-    found = sorted([*folder.glob("linux-*.tar*"), *folder.glob("linux-source-*.deb")])
-    found = [path for path in found if path.suffix not in (".sign", ".asc", ".sha256")]
+        raise UklError("source-missing", f"{folder} is not a folder", hint=f"correct {variable}")
+    found = sorted(path for pattern in patterns for path in folder.glob(pattern))
+    found = [path for path in found if path.suffix not in (".sign", ".asc", ".sha256", ".sig")]
     if not found:
         raise UklError(
             "source-missing",
-            f"{folder} is neither a kernel tree nor holds linux-*.tar* or linux-source-*.deb",
-            hint="correct linux_src=FOLDER",
+            f"{folder} is neither a tree of {recipe.name} nor holds {' or '.join(patterns)}",
+            hint=f"correct {variable}",
         )
     digests = {path: files.sha256(path) for path in found}
     if sha256 is not None:
@@ -194,7 +208,7 @@ def _from_folder(folder: Path, sha256: str | None) -> Found:
                 "source-corrupt",
                 f"none of the files in {folder} has the SHA-256 {sha256}",
                 detail="\n".join(f"{digest}  {path}" for path, digest in digests.items()),
-                hint="correct linux_sha256=..., or replace the file",
+                hint=f"correct {recipe.name}_sha256=..., or replace the file",
             )
         found = right
     if len({digests[path] for path in found}) > 1:
@@ -202,7 +216,7 @@ def _from_folder(folder: Path, sha256: str | None) -> Found:
             "source-missing",
             f"{folder} holds several source files",
             detail="\n".join(str(path) for path in found),
-            hint="choose one with linux_sha256=..., or name a folder with just one",
+            hint=f"choose one with {recipe.name}_sha256=..., or name a folder with just one",
         )
     return Found(found[0], digests[found[0]], f"{found[0]}, as the user named it")
 
@@ -237,7 +251,7 @@ def from_upstream(place: UpstreamPlace, cache: Cache, *, say: Say) -> Found:
             raise UklError(
                 "source-unavailable",
                 f"{url} could not be downloaded: {error}",
-                hint="check the network, or name a folder with the sources: linux_src=FOLDER",
+                hint="check the network, or name a folder with the sources (linux_src, glibc_src)",
             ) from error
         actual = files.sha256(file)
         if actual != expected:
@@ -245,7 +259,7 @@ def from_upstream(place: UpstreamPlace, cache: Cache, *, say: Say) -> Found:
         return Found(cache.admit(file, expected), expected, origin)
 
 
-def _from_debian(recipe: LinuxRecipe, cache: Cache, *, logs: Path, say: Say) -> Found:
+def _from_debian(recipe: SourcesRecipe, cache: Cache, *, logs: Path, say: Say) -> Found:
     place = recipe.debian
     found, version = (
         _debian_cached(recipe, cache, say)
@@ -255,8 +269,8 @@ def _from_debian(recipe: LinuxRecipe, cache: Cache, *, logs: Path, say: Say) -> 
     if not debian_version_in_series(version, recipe.series):
         raise UklError(
             "source-series",
-            f"{place.package} is of version {version}, the recipe accepts {recipe.series}.y",
-            hint="name a folder with the sources: linux_src=FOLDER",
+            f"{place.package} is of version {version}, the recipe accepts {recipe.accepted}",
+            hint=f"name a folder with the sources: {recipe.name}_src=FOLDER",
         )
     if version != place.tested:
         say(f"warning: {place.package} {version} is used, {place.tested} was tested last")
@@ -265,10 +279,14 @@ def _from_debian(recipe: LinuxRecipe, cache: Cache, *, logs: Path, say: Say) -> 
 
 def debian_version_in_series(version: str, series: str) -> bool:
     """Tell whether a Debian version such as ``6.1.192-2`` belongs to a series such as ``6.1``."""
-    return version.rpartition(":")[2].startswith(f"{series}.")
+    return _in_series(version.rpartition(":")[2].rpartition("-")[0], series)
 
 
-def _debian_cached(recipe: LinuxRecipe, cache: Cache, say: Say) -> tuple[Found, str] | None:
+def _in_series(version: str, series: str) -> bool:
+    return version == series or version.startswith(f"{series}.")
+
+
+def _debian_cached(recipe: SourcesRecipe, cache: Cache, say: Say) -> tuple[Found, str] | None:
     place = recipe.debian
     prefix = f"{place.package}_"
     records = sorted(cache.index(f"{prefix}*").parent.glob(f"{prefix}*.json"))
@@ -343,14 +361,17 @@ def _debian_apt(place: DebianPlace, cache: Cache, *, logs: Path, say: Say) -> tu
     return Found(file, digest, f"Debian {place.package} {version}"), version
 
 
-def _out_of_package(package: Path, name: str | None, folder: Path, logs: Path) -> Path:
-    """Unpack a .deb and return the file in it; without a name the only kernel tarball."""
+def _out_of_package(package: Path, name: str, folder: Path, logs: Path) -> Path:
+    """Unpack a .deb and return the file in it.
+
+    :param name: its path, or a pattern that one file has.
+    """
     proc.run(["dpkg-deb", "--extract", package, folder], log=logs / "dpkg-deb.log")
-    found = [folder / name] if name else sorted(folder.glob("usr/src/linux-source-*.tar.*"))
+    found = sorted(folder.glob(name))
     if len(found) != 1 or not found[0].is_file():
         raise UklError(
             "source-missing",
-            f"{package.name} does not hold {name or 'one usr/src/linux-source-*.tar.*'}",
+            f"{package.name} does not hold one {name}",
             hint="correct the recipe, or name another folder",
         )
     return found[0]
@@ -375,8 +396,30 @@ def _corrupt(what: str, kind: str, expected: str, actual: str) -> UklError:
 
 
 def is_tree(folder: Path) -> bool:
-    """Tell whether a folder is an unpacked kernel tree."""
+    """Tell whether a folder is an unpacked tree of any of the projects."""
+    return any(project.is_tree(folder) for project in PROJECTS.values())
+
+
+def _is_linux(folder: Path) -> bool:
     return (folder / "Kbuild").is_file() and (folder / "Makefile").is_file()
+
+
+def _is_glibc(folder: Path) -> bool:
+    return (folder / "version.h").is_file() and (folder / "nptl").is_dir()
+
+
+def glibc_version(tree: Path) -> str:
+    """Return the version that a tree's version.h states, such as ``2.36``.
+
+    :raise UklError: ``source-series`` if it states none.
+    """
+    text = (tree / "version.h").read_text(encoding="utf-8")
+    found = re.search(r'^#define VERSION "(\S+)"$', text, re.M)
+    if found is None:
+        raise UklError(
+            "source-series", f"{tree / 'version.h'} states no version", hint="name another"
+        )
+    return found[1]
 
 
 def kernel_version(tree: Path) -> str:
@@ -394,23 +437,44 @@ def kernel_version(tree: Path) -> str:
     return f"{numbers}{found.get('EXTRAVERSION', '')}"
 
 
-def _check_series(recipe: LinuxRecipe, tree: Path, origin: str) -> None:
-    version = kernel_version(tree)
-    if not version.startswith(f"{recipe.series}."):
+PROJECTS: Mapping[Kind, Project] = {
+    Kind.LINUX: Project(
+        name="Linux",
+        tarballs=("linux-*.tar*", "linux-source-*.deb"),
+        packaged="usr/src/linux-source-*.tar.*",
+        is_tree=_is_linux,
+        version=kernel_version,
+        mark=("**/Kconfig*", "config UNIKERNEL_LINUX"),
+    ),
+    Kind.GLIBC: Project(
+        name="glibc",
+        tarballs=("glibc-*.tar*", "glibc-source_*.deb"),
+        packaged="usr/src/glibc/glibc-*.tar.*",
+        is_tree=_is_glibc,
+        version=glibc_version,
+        mark=("sysdeps/unix/sysv/linux/x86_64/sysdep.h", "ukl_syscall"),
+    ),
+}
+
+
+def _check_series(recipe: SourcesRecipe, tree: Path, origin: str) -> None:
+    project = PROJECTS[recipe.kind]
+    version = project.version(tree)
+    if not _in_series(version, recipe.series):
         raise UklError(
             "source-series",
-            f"{origin} is Linux {version}, the recipe accepts {recipe.series}.y",
-            hint="name a folder with sources of that series: linux_src=FOLDER",
+            f"{origin} is {project.name} {version}, the recipe accepts {recipe.accepted}",
+            hint=f"name a folder with sources of that series: {recipe.name}_src=FOLDER",
         )
 
 
-def _unpack(found: Found, folder: Path, logs: Path) -> Path:
+def _unpack(project: Project, found: Found, folder: Path, logs: Path) -> Path:
     """Unpack a source file into a folder and return the tree in it."""
     file = found.file
     folder.mkdir()
     try:
         if file.suffix == ".deb":
-            file = _out_of_package(file, None, folder.with_name("package"), logs)
+            file = _out_of_package(file, project.packaged, folder.with_name("package"), logs)
         proc.run(
             ["tar", "--extract", "--file", file, "--directory", folder, "--no-same-owner"],
             log=logs / "unpack.log",
@@ -424,14 +488,18 @@ def _unpack(found: Found, folder: Path, logs: Path) -> Path:
             detail=error.detail,
             hint="replace it by a whole one",
         ) from error
-    trees = [path for path in folder.iterdir() if is_tree(path)]
+    trees = [path for path in folder.iterdir() if project.is_tree(path)]
     if len(trees) != 1:
         raise UklError(
             "source-corrupt",
-            f"{found.file} does not hold one kernel tree",
-            hint="replace it by the sources of a kernel",
+            f"{found.file} does not hold one tree of {project.name}",
+            hint=f"replace it by the sources of {project.name}",
         )
     return trees[0]
+
+
+def _named(project: Project, tree: Path) -> str:
+    return f"{project.name} {project.version(tree)}"
 
 
 def _publish(tree: Path, place: Path) -> None:
@@ -443,16 +511,18 @@ def _publish(tree: Path, place: Path) -> None:
 
 
 def _own_tree(
-    recipe: LinuxRecipe, changes: Changes, folder: Path, cache: Cache, *, logs: Path, say: Say
+    recipe: SourcesRecipe, changes: Changes, folder: Path, cache: Cache, *, logs: Path, say: Say
 ) -> Tree:
     """Take an unpacked tree: as it is if it has the UKL patches already, else a patched copy."""
     folder = folder.resolve()
     origin = f"{folder}, as the user named it"
     _check_series(recipe, folder, origin)
     state = stat_digest(folder)
-    if any(UKL_MARK in path.read_text(errors="replace") for path in folder.rglob("Kconfig*")):
+    project = PROJECTS[recipe.kind]
+    pattern, mark = project.mark
+    if any(mark in path.read_text(errors="replace") for path in folder.glob(pattern)):
         say(f"{folder} has the UKL patches and is built as it is")
-        return Tree(folder, state, kernel_version(folder), origin, None)
+        return Tree(folder, state, project.version(folder), origin, None)
     with cache.locked(say):
         digest = changes.digest(state)
         path = cache.trees / digest
@@ -462,9 +532,9 @@ def _own_tree(
                 tree = scratch / "tree"
                 ignore = shutil.ignore_patterns(".git", ".pc")
                 shutil.copytree(folder, tree, symlinks=True, ignore=ignore)
-                changes.apply(tree, log=logs / "patch.log")
+                changes.apply(tree, _named(project, tree), log=logs / "patch.log")
                 _publish(tree, path)
-        return Tree(path, digest, kernel_version(path), origin, None)
+        return Tree(path, digest, project.version(path), origin, None)
 
 
 def stat_digest(folder: Path) -> str:
@@ -534,18 +604,19 @@ class Changes:
             hasher.update(f"patch {files.sha256(path)}\n".encode())
         return hasher.hexdigest()
 
-    def apply(self, tree: Path, *, log: Path) -> None:
+    def apply(self, tree: Path, version: str, *, log: Path) -> None:
         """Change an unpacked tree.
 
         Lines may have moved, but the context must be there unchanged (no fuzz, as in Debian's
         source packages): this is entry code, and a hunk that lands in the wrong place can compile.
 
+        :param version: name and version of the sources, for people.
         :raise UklError: ``patch-failed``, naming the patch and showing what was rejected.
         """
         # What is changed gets the time of the rest, so that a tree that is made again after the
         # cache was emptied is the same to make as well.  Another tree has another path.
         status = (tree / "Makefile").stat()
-        self._apply(tree, log)
+        self._apply(tree, version, log)
         for parent, _, names in os.walk(tree):
             for name in names:
                 path = f"{parent}/{name}"
@@ -553,7 +624,7 @@ class Changes:
                     times = (status.st_atime_ns, status.st_mtime_ns)
                     os.utime(path, ns=times, follow_symlinks=False)
 
-    def _apply(self, tree: Path, log: Path) -> None:
+    def _apply(self, tree: Path, version: str, log: Path) -> None:
         for name, path in self.new:
             place = tree / name
             if place.exists():
@@ -587,7 +658,7 @@ class Changes:
                 shown = proc.tail(rejects, 60) if rejects.is_file() else ""
                 raise UklError(
                     "patch-failed",
-                    f"{path.name} does not apply to Linux {kernel_version(tree)}",
+                    f"{path.name} does not apply to {version}",
                     detail=f"{proc.tail(log)}\n{shown}".rstrip(),
                     hint=f"adapt {path.name} to these sources, or use the version tested last",
                 ) from error
