@@ -28,7 +28,9 @@ THEMES = (
     *("stdio", "runtime", "string", "memory", "threads", "cancel", "signals"),
     *("contexts", "timers", "io", "net", "process", "names"),
 )
-PARTS = ("libc", *(f"libc_{theme}" for theme in THEMES))
+ALONE = "pins"
+"""A theme that has a guest of its own: see there."""
+PARTS = ("libc", *(f"libc_{theme}" for theme in (*THEMES, ALONE)))
 ORDINARY = "/tests/libc"
 OBJECT = "/tests/libc_object.so"
 LOCALE = Path("/usr/lib/locale/C.utf8")
@@ -57,23 +59,37 @@ class Said:
     lines: list[str]
 
 
+@dataclass(frozen=True)
+class Programs:
+    """The program of all themes, twice."""
+
+    kernel: Path
+    files: dict[str, Path]
+    """For ring 3, and what both need, by their paths in the guest."""
+
+
 @pytest.fixture(scope="module")
-def said(built: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Said:
-    """Run all themes in both rings."""
+def programs(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Programs:
+    """Build the program for both rings."""
     folder = tmp_path_factory.mktemp("libc")
     image = ring0.relink(built, folder, PARTS)
-    source = ring0.GUEST / "libc_object.c"
     shared = folder / "libc_object.so"
+    source = ring0.GUEST / "libc_object.c"
     command = ["gcc", *ring0.WARNINGS, "-fPIC", "-shared", "-nostdlib", "-o", shared, source]
     subprocess.run(command, check=True)
-    programs = {ORDINARY: ring0.ordinary(folder, "libc", PARTS), OBJECT: shared}
-    helper = ring0.ordinary(folder, "ring")
+    ordinary = ring0.ordinary(folder, "libc", PARTS)
+    return Programs(image.kernel, {ORDINARY: ordinary, OBJECT: shared})
+
+
+def run_themes(programs: Programs, base: Path, folder: Path, *themes: str) -> Said:
+    """Run themes in both rings, one after the other, in one guest."""
     machine = start_guest(
-        image.kernel,
+        programs.kernel,
         folder,
         base=base,
-        vm=Vm("libc", cpus=2, cmdline=(QUIET,)),
-        programs={**programs, "/tests/ring": helper},
+        # A kernel that is broken says nothing about what comes after.
+        vm=Vm("libc", cpus=2, cmdline=(QUIET, "oops=panic")),
+        programs=programs.files,
         entries=[
             cpio.file(str(path), path.read_bytes())
             for path in sorted(LOCALE.rglob("*"))
@@ -82,7 +98,7 @@ def said(built: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> S
         app="",
         jobs=[
             Job((path, theme), any_end=True, timeout_s=THEME_S)
-            for theme in THEMES
+            for theme in themes
             for path in (ORDINARY, ring0.RING0)
         ],
     )
@@ -93,6 +109,12 @@ def said(built: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> S
         lines = console(machine)
     found = {(part.program, part.ring): part for part in parts(lines)}
     return Said(found, outcome, lines)
+
+
+@pytest.fixture(scope="module")
+def said(programs: Programs, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Said:
+    """Run all themes but one."""
+    return run_themes(programs, base, tmp_path_factory.mktemp("guest"), *THEMES)
 
 
 @pytest.mark.parametrize("ring", [3, 0])
@@ -129,3 +151,19 @@ def test_both_rings_make_the_same_checks(said: Said, theme: str) -> None:
 def test_the_kernel_has_nothing_to_complain_about(said: Said) -> None:
     assert [line for line in said.lines if COMPLAINTS.search(line)] == []
     assert said.outcome == Outcome(Kind.EXITED, 0), said.lines[-20:]
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="mm/gup.c asks for a gate page only where it has no VMA: behind the first page of "
+    "globals it takes the gate VMA, which has no mm, for an ordinary one, and the kernel oopses",
+)
+def test_globals_of_more_than_a_page_are_pinned(
+    programs: Programs, base: Path, tmp_path: Path
+) -> None:
+    # An ordinary theme once this is repaired.
+    one = run_themes(programs, base, tmp_path, ALONE)
+    three, zero = one.found[ALONE, 3], one.found[ALONE, 0]
+    assert three.bad == []
+    assert (zero.bad, names(zero)) == ([], names(three))
+    assert one.outcome == Outcome(Kind.EXITED, 0)

@@ -32,6 +32,7 @@ static const struct theme {
 	{ "net", net_suite },
 	{ "process", process_suite },
 	{ "names", names_suite },
+	{ "pins", pins_suite },
 };
 
 int ring(void)

@@ -86,6 +86,7 @@ int io_suite(void);
 int net_suite(void);
 int process_suite(void);
 int names_suite(void);
+int pins_suite(void);
 
 int string_child(void);
 int runtime_child(const char *what);
