@@ -45,8 +45,12 @@ DIFFERENT = {
         "kernel/rseq.c refuses a critical section above TASK_SIZE, where all code of /UKL is: "
         "SIGSEGV at the first preemption or signal"
     ),
+    "io.proc_mem.pread": (
+        "pread64 and pwrite64 of /proc/PID/mem refuse a negative offset, which each address of "
+        "/UKL's own data is; lseek and read do not"
+    ),
 }
-"""Checks that fail in ring 0 and must not, and why they do; none of it is by design."""
+"""Checks that fail in ring 0 and should not, and why they do."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,8 @@ def programs(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Programs:
     image = ring0.relink(built, folder, PARTS)
     shared = folder / "libc_object.so"
     source = ring0.GUEST / "libc_object.c"
-    command = ["gcc", *ring0.WARNINGS, "-fPIC", "-shared", "-nostdlib", "-o", shared, source]
-    subprocess.run(command, check=True)
+    flags = [*ring0.WARNINGS, "-fPIC", "-shared", "-nostdlib"]
+    subprocess.run(["gcc", *flags, "-o", shared, source], check=True)
     ordinary = ring0.ordinary(folder, "libc", PARTS)
     return Programs(image.kernel, {ORDINARY: ordinary, OBJECT: shared})
 
@@ -153,17 +157,26 @@ def test_the_kernel_has_nothing_to_complain_about(said: Said) -> None:
     assert said.outcome == Outcome(Kind.EXITED, 0), said.lines[-20:]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="mm/gup.c asks for a gate page only where it has no VMA: behind the first page of "
-    "globals it takes the gate VMA, which has no mm, for an ordinary one, and the kernel oopses",
+GATE = (
+    "mm/gup.c asks for a gate page only where it has no VMA: behind the first page of globals it "
+    "takes the gate VMA, which has no mm, for an ordinary one, and the kernel oopses"
 )
-def test_globals_of_more_than_a_page_are_pinned(
-    programs: Programs, base: Path, tmp_path: Path
-) -> None:
-    # An ordinary theme once this is repaired.
-    one = run_themes(programs, base, tmp_path, ALONE)
-    three, zero = one.found[ALONE, 3], one.found[ALONE, 0]
-    assert three.bad == []
+
+
+@pytest.fixture(scope="module")
+def said_alone(programs: Programs, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Said:
+    """Run the theme after which there may be no kernel any more."""
+    return run_themes(programs, base, tmp_path_factory.mktemp("alone"), ALONE)
+
+
+def test_memory_of_more_than_a_page_is_pinned_in_ring_3(said_alone: Said) -> None:
+    part = said_alone.found[ALONE, 3]
+    assert (part.bad, part.ended) == ([], True)
+
+
+@pytest.mark.xfail(strict=True, reason=GATE)
+def test_globals_of_more_than_a_page_are_pinned(said_alone: Said) -> None:
+    # The theme can join the others once this is repaired.
+    three, zero = said_alone.found[ALONE, 3], said_alone.found[ALONE, 0]
     assert (zero.bad, names(zero)) == ([], names(three))
-    assert one.outcome == Outcome(Kind.EXITED, 0)
+    assert said_alone.outcome == Outcome(Kind.EXITED, 0)

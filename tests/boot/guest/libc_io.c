@@ -331,8 +331,11 @@ static void test_own_memory(void)
 	int fd = open("/proc/self/mem", O_RDWR);
 
 	fill(in_data, SIZE, 11);
-	CHECK("io.proc_mem.read", fd >= 0 && pread(fd, in_bss, 20000, (off_t)(intptr_t)in_data) == 20000 && !memcmp(in_data, in_bss, 20000));
-	CHECK("io.proc_mem.write", pwrite(fd, "by the kernel", 13, (off_t)(intptr_t)(in_data + 4090)) == 13 && !memcmp(in_data + 4090, "by the kernel", 13));
+	CHECK("io.proc_mem.read", fd >= 0 && lseek(fd, (off_t)(intptr_t)in_data, SEEK_SET) == (off_t)(intptr_t)in_data &&
+	      read(fd, in_bss, 20000) == 20000 && !memcmp(in_data, in_bss, 20000));
+	CHECK("io.proc_mem.write", lseek(fd, (off_t)(intptr_t)(in_data + 4090), SEEK_SET) != -1 && write(fd, "by the kernel", 13) == 13 &&
+	      !memcmp(in_data + 4090, "by the kernel", 13));
+	CHECK("io.proc_mem.pread", pread(fd, in_bss, 100, (off_t)(intptr_t)(in_data + 500)) == 100 && !memcmp(in_data + 500, in_bss, 100));
 	close(fd);
 }
 
