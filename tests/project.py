@@ -47,6 +47,7 @@ folder = "samples/hello"
 
 [build]
 system = "plain"
+libc = false
 sources = ["start.S", "tcp_server.c"]
 cflags = ["-std=gnu11", "-ffreestanding"]
 
@@ -157,6 +158,7 @@ def make(folder: Path) -> Project:
     for name, text in (("linux", LINUX_RECIPE), ("hello", APP_RECIPE)):
         (root / "recipes" / name).mkdir(parents=True)
         (root / "recipes" / name / "recipe.toml").write_text(text)
+    shutil.copytree(ROOT / "recipes" / "glibc", root / "recipes" / "glibc")
     patches = root / "recipes" / "linux" / "patches"
     patches.mkdir()
     (patches / "0001-a.patch").write_text(SERIES_PATCH)

@@ -524,14 +524,17 @@ def _record(job: Job, name: str, target: Any, source: Any) -> None:
 def _libc(job: Job) -> None:
     tree = _prepare(job, job.glibc)
     library = libc.build(
-        tree,
+        tree.path,
+        tree.digest,
         job.cache,
         jobs=int(scons.GetOption("num_jobs")),
         compiler=job.compiler,
         logs=job.layout.logs,
         say=job.reporter.say,
     )
-    libc.record(tree, library, job.layout.libc, repeat=f"{job.again} {job.layout.libc.name}")
+    inputs = {"origin": tree.origin, "version": tree.version, "tree": tree.digest}
+    repeat = f"{job.again} {job.layout.libc.name}"
+    libc.record(library, inputs, job.layout.libc, repeat=repeat)
 
 
 def _link(job: Job) -> None:

@@ -17,6 +17,7 @@ from tests.boot import ring0
 from ukl_build.initconf import InitConf
 from ukl_build.run.guest import start_guest
 from ukl_build.run.machine import Machine
+from ukl_build.stages import libc
 from ukl_build.stages.userspace import Userspace, build_initramfs
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -52,6 +53,15 @@ def outputs(variable: str, *words: str) -> Path:
     assert done.returncode == 0, done.stdout
     build = dict(word.split("=") for word in words).get("build", "build")
     return PROJECT / build / "tcp_server"
+
+
+@pytest.fixture(scope="session")
+def library() -> libc.Parts:
+    """Return what a program is linked with: the C library, which is built first."""
+    record = PROJECT / "build" / "hello" / "libc.manifest.json"
+    words = ["-Q", "app=hello", str(record)]
+    subprocess.run([sys.executable, "-m", "SCons", *words], cwd=PROJECT, check=True)
+    return libc.parts(libc.read(record))
 
 
 @pytest.fixture(scope="session")

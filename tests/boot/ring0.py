@@ -12,10 +12,11 @@ from pathlib import Path
 
 from ukl_build import toolchain
 from ukl_build.cache import Cache
-from ukl_build.stages import linux
+from ukl_build.stages import libc, linux
 from ukl_build.stages.archive import link_application, make_archive
 
 GUEST = Path(__file__).parent / "guest"
+SAMPLES = Path(__file__).resolve().parents[2] / "samples"
 SUITE = ("suite", "faults", "context", "protect", "victim")
 """Parts of the program that runs in both rings; the first has the main function."""
 HELPERS = ("ring", "stress", "client", "security")
@@ -43,6 +44,12 @@ class Ring0:
         return {name: int(address, 16) for address, _, name in (w for w in words if len(w) == 3)}
 
 
+def source(part: str) -> Path:
+    """Return the source of a part: a program of the tests, or one of the samples."""
+    path = GUEST / f"{part}.c"
+    return path if path.is_file() else SAMPLES / part / f"{part}.c"
+
+
 def compile_parts(folder: Path, parts: Sequence[str], flags: Sequence[str]) -> list[Path]:
     """Compile parts of a program; the main function of each but the first is called PART_main."""
     folder.mkdir()
@@ -58,7 +65,7 @@ def compile_parts(folder: Path, parts: Sequence[str], flags: Sequence[str]) -> l
             "-c",
             "-o",
             out,
-            GUEST / f"{part}.c",
+            source(part),
         ]
         subprocess.run(command, check=True)
         objects.append(out)
@@ -74,23 +81,24 @@ def ordinary(folder: Path, name: str, parts: Sequence[str] = ()) -> Path:
     return out
 
 
-def _of_gcc(name: str) -> Path:
-    found = subprocess.run(
-        ["gcc", f"-print-file-name={name}"], check=True, capture_output=True, text=True
-    )
-    return Path(found.stdout.strip())
+DEBIANS = libc.Parts(
+    before=tuple(toolchain.file(name) for name in ("crt1.o", "crti.o", "crtbeginS.o")),
+    libraries=tuple(toolchain.file(name) for name in ("libc.a", "libgcc.a", "libgcc_eh.a")),
+    after=tuple(toolchain.file(name) for name in ("crtendS.o", "crtn.o")),
+)
+"""Debian's own C library, as it is."""
 
 
-def archive(folder: Path, parts: Sequence[str], out: Path) -> None:
+def archive(folder: Path, parts: Sequence[str], out: Path, library: libc.Parts = DEBIANS) -> None:
     """Compile a program for ring 0 and make it the archive that a kernel links."""
     objects = compile_parts(folder / "ring0", parts, list(toolchain.CODE_FLAGS))
     app = folder / "app.o"
     link_application(
         objects,
         app,
-        before=[_of_gcc(name) for name in ("crt1.o", "crti.o", "crtbeginS.o")],
-        libraries=[_of_gcc(name) for name in ("libc.a", "libgcc.a", "libgcc_eh.a")],
-        after=[_of_gcc(name) for name in ("crtendS.o", "crtn.o")],
+        before=library.before,
+        libraries=library.libraries,
+        after=library.after,
     )
     make_archive(app, out)
 
@@ -108,14 +116,14 @@ def _move_tools(old: Path, new: Path) -> None:
             os.utime(path, ns=(time, time))
 
 
-def relink(built: Path, folder: Path, parts: Sequence[str]) -> Ring0:
+def relink(built: Path, folder: Path, parts: Sequence[str], library: libc.Parts = DEBIANS) -> Ring0:
     """Link another application into a copy of a built kernel.
 
     :param built: build/APP of an application that was built.
     :param folder: an empty one.
     """
     built = built.resolve()
-    archive(folder, parts, folder / "UKL.a")
+    archive(folder, parts, folder / "UKL.a", library)
     shutil.copy2(built / "initramfs.cpio", folder)
     out = folder / "linux"
     shutil.copytree(built / "linux", out, symlinks=True)

@@ -404,6 +404,23 @@ def test_absent_weak_symbols_are_zero_wherever_the_program_is(
     slide(tmp_path / "vmlinux", tmp_path / "slid", 0x1000000)
 
 
+def test_debuggers_are_told_nothing_about_what_is_left_out(
+    cc: Compiler, start: Path, archive: ArchiveOf, tmp_path: Path
+) -> None:
+    """A C library with debug information describes its notes; program code may not use them."""
+    unit = cc(
+        ".text\n.globl program\nprogram: mov $7, %eax\nret\n"
+        '.section .note.mine,"a",@note\nnote: .long 0\n'
+        '.section .debug_info,"",@progbits\n.quad program, note\n'
+        '.section .note.GNU-stack,"",@progbits\n',
+        suffix=".S", name="notes",
+    )  # fmt: skip
+    made = archive(start, unit)
+    relocations = tool("readelf", "-rW", members(made, tmp_path))
+    assert relocations.partition(".debug_info")[2].count("R_X86_64_64") == 1
+    assert run_slid(made, tmp_path) == 7
+
+
 def test_absolute_symbols_become_numbers(
     cc: Compiler, start: Path, archive: ArchiveOf, tmp_path: Path
 ) -> None:

@@ -57,6 +57,8 @@ def select_sections(obj: ObjectFile) -> tuple[str, ...]:
       would print them at every link), LTO and address-significance tables.  What is not loaded
       cannot change what the program does.
 
+    What debuggers are told about these is 0, as ld has it for sections it discards.
+
     :return: names of the dropped sections.
     :raise UklError: ``elf-section``.
     """
@@ -72,15 +74,22 @@ def select_sections(obj: ObjectFile) -> tuple[str, ...]:
             dropped.append(section)
     gone = {id(section) for section in dropped}
     for section in kept:
-        for relocation in section.relocations:
-            target = relocation.symbol.section
-            if target is not None and id(target) in gone:
-                raise _refuse(
-                    target,
-                    "is left out of the kernel, but"
-                    f" {where(section, relocation.r_offset, obj.symbols)} refers to it",
-                    "put that data into an ordinary section",
-                )
+        wrong = [
+            one
+            for one in section.relocations
+            if one.symbol.section is not None and id(one.symbol.section) in gone
+        ]
+        if wrong and section.allocated:
+            target = wrong[0].symbol.section
+            assert target is not None
+            raise _refuse(
+                target,
+                "is left out of the kernel, but"
+                f" {where(section, wrong[0].r_offset, obj.symbols)} refers to it",
+                "put that data into an ordinary section",
+            )
+        for one in wrong:
+            section.relocations.remove(one)
     obj.sections = kept
     obj.symbols = [
         symbol for symbol in obj.symbols if symbol.section is None or id(symbol.section) not in gone

@@ -17,7 +17,6 @@ from pathlib import Path
 from ukl_build import files, manifest, proc, toolchain
 from ukl_build.cache import Cache, Say
 from ukl_build.errors import UklError
-from ukl_build.stages.sources import Tree
 
 FORMAT = "1"
 """Part of every library's digest; to be raised when the way it is built changes."""
@@ -47,32 +46,43 @@ CONFIGURE: Mapping[str, str] = {
 """Words for configure, and why."""
 
 MAKE: Mapping[str, str] = {
-    "build-shared=no": "static objects only; configure's --disable-shared is broken upstream",
-    "object-suffixes=.o": "as build-shared",
-    "object-suffixes-for-libc=.o": "as build-shared",
+    "object-suffixes=.o": "static objects only; configure's --disable-shared is broken upstream",
+    "object-suffixes-for-libc=.o": "as object-suffixes",
     "pic-default=": "the compiler makes position-independent code unless it is told",
     f"pie-default={' '.join(toolchain.CODE_FLAGS)}": "glibc's name for the flags of static objects",
 }
 """Words for make, and why."""
 
+STATIC = "build-shared=no"
+"""Another one, without which the loader would be linked.  It leaves out headers that all need, so
+the first folder is made without it."""
 
-def digest(tree: Tree) -> str:
+
+def digest(tree_digest: str) -> str:
     """Return the digest of a library: of its sources, its flags and its compiler."""
-    words = (FORMAT, tree.digest, toolchain.version_line(), *CONFIGURE, *MAKE)
+    words = (FORMAT, tree_digest, toolchain.version_line(), *CONFIGURE, *MAKE)
     return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
 
 def build(
-    tree: Tree, cache: Cache, *, jobs: int, compiler: toolchain.Compiler, logs: Path, say: Say
+    tree: Path,
+    tree_digest: str,
+    cache: Cache,
+    *,
+    jobs: int,
+    compiler: toolchain.Compiler,
+    logs: Path,
+    say: Say,
 ) -> Path:
     """Return the folder with the archives and start files, building them if the cache has none.
 
     A build that is killed begins anew, with what the compiler cache has.
 
+    :param tree: the prepared sources, and what changes whenever they do.
     :param jobs: how many compilers may run at once.
     :raise UklError: ``tool-missing`` or ``tool-failed``.
     """
-    place = cache.libraries / digest(tree)
+    place = cache.libraries / digest(tree_digest)
     place.parent.mkdir(parents=True, exist_ok=True)
     with place.with_suffix(".lock").open("w") as lock:
         proc.lock(lock, lambda: say("waiting for another build of the same C library"))
@@ -83,12 +93,14 @@ def build(
         objects, result = work / "objects", work / "result"
         for folder in (objects, result):
             folder.mkdir(parents=True)
-        configure = [str(tree.path / "configure"), *CONFIGURE, f"CC={compiler.command}"]
+        configure = [str(tree / "configure"), *CONFIGURE, f"CC={compiler.command}"]
+        make = ["make", f"-j{jobs}", *MAKE]
         others = [f"{Path(name).parent}/others" for name in LIBRARIES]
         for name, argv in (
             ("configure", configure),
-            ("make", ["make", f"-j{jobs}", *MAKE, "lib"]),
-            ("others", ["make", f"-j{jobs}", *MAKE, *others]),
+            ("headers", [*make, "csu/subdir_lib"]),
+            ("make", [*make, STATIC, "lib"]),
+            ("others", [*make, STATIC, *others]),
         ):
             log = logs / f"libc-{name}.log"
             proc.run(argv, cwd=objects, env=compiler.env, log=log, keep=[lock.fileno()])
@@ -101,14 +113,11 @@ def build(
     return place
 
 
-def record(tree: Tree, library: Path, out: Path, *, repeat: str) -> None:
-    """Write which library is linked as a manifest."""
-    inputs = {"origin": tree.origin, "version": tree.version, "tree": tree.digest}
-    if tree.source_sha256:
-        inputs["sha256"] = tree.source_sha256
-    outputs = {str(library): digest(tree)}
+def record(library: Path, inputs: Mapping[str, str], out: Path, *, repeat: str) -> None:
+    """Write which library is linked, and what it was made of, as a manifest."""
+    outputs = {str(library): library.name}
     manifest.store(
-        manifest.Manifest(stage="libc", inputs=inputs, outputs=outputs, repeat=repeat), out
+        manifest.Manifest(stage="libc", inputs=dict(inputs), outputs=outputs, repeat=repeat), out
     )
 
 

@@ -528,6 +528,7 @@ static void test_ptrace(void)
 /* --- get_user_pages on globals --- */
 
 static char global[8192] __attribute__((aligned(4096)));
+static char from[5 * 4096 + 1000], to[sizeof(from)];
 
 static void test_gup(void)
 {
@@ -548,6 +549,16 @@ static void test_gup(void)
 	strcpy(copy, "written");
 	check(process_vm_writev(getpid(), &local, 1, &iov, 1, 0) == 8 && !strcmp(global, "written"),
 	      "context.gup.process_vm_writev", "errno %d", errno);
+	/* Of several pages: all at once, and beginning in the middle of one. */
+	for (size_t i = 0; i < sizeof(from); i++)
+		from[i] = (char)(i * 31 + i / 4096);
+	iov = (struct iovec){ from + 100, sizeof(from) - 100 };
+	local = (struct iovec){ to + 100, sizeof(to) - 100 };
+	check(process_vm_readv(getpid(), &local, 1, &iov, 1, 0) == (ssize_t)iov.iov_len &&
+	      !memcmp(from + 100, to + 100, iov.iov_len), "context.gup.pages", "errno %d", errno);
+	memset(to, 0, sizeof(to));
+	check(vmsplice(fds[1], &iov, 1, 0) == (ssize_t)iov.iov_len,
+	      "context.gup.vmsplice_pages", "errno %d", errno);
 	static unsigned int word;
 	check(syscall(SYS_futex, &word, 1 /* FUTEX_WAKE, shared */, 1, NULL, NULL, 0) == 0,
 	      "context.gup.shared_futex", "errno %d", errno);

@@ -7,6 +7,7 @@
  * interrupted and get signals on the application's stack, takes no lock, and
  * calls nothing of the kernel. It reads the kernel's own copy of the data.
  */
+#include <asm/cpufeatures.h>	/* first: <asm/segment.h> takes it for granted */
 #include <linux/compiler.h>
 #include <linux/init.h>
 #include <linux/time.h>

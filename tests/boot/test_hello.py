@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plain C program with the C library that is built for ring 0: there, and as it is in ring 3."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.boot.conftest import Start, console
+from tests.boot.ring0 import RING0, compile_parts, relink
+from ukl_build import toolchain
+from ukl_build.initconf import Job
+from ukl_build.run.outcome import Kind, Outcome
+from ukl_build.stages import libc
+
+pytestmark = pytest.mark.boot
+
+GUEST_S = 60.0
+
+
+def test_it_runs_in_ring_0(start: Start, built: Path, library: libc.Parts, tmp_path: Path) -> None:
+    image = relink(built, tmp_path, ("hello",), library)
+    machine = start(kernel=image.kernel, app="", jobs=(Job((RING0, "a b", "c")),))
+    assert machine.wait(GUEST_S) == Outcome(Kind.EXITED, 0), machine.console.read_text()
+    (line,) = [line for line in console(machine) if line.startswith("Hello")]
+    assert line.endswith(", a b c")
+    names = image.symbols()
+    # The kernel's entry took the place of the library's, and its clock is linked.
+    assert "ukl.clock_gettime" in names or "ukl.__clock_gettime" in names
+    assert names["ukl_syscall"] < names["ukl._start"]
+
+
+def test_the_same_library_makes_an_ordinary_program(library: libc.Parts, tmp_path: Path) -> None:
+    objects = compile_parts(tmp_path / "hello", ("hello",), list(toolchain.CODE_FLAGS))
+    out = tmp_path / "program"
+    link: list[str | Path] = [
+        *("ld", "-static", "-o"),
+        out,
+        *library.before,
+        *objects,
+        "--start-group",
+    ]
+    subprocess.run([*link, *library.libraries, "--end-group", *library.after], check=True)
+    said = subprocess.run([out, "x"], check=True, capture_output=True, text=True).stdout
+    assert said == f"Hello from Linux {platform.release()}, x\n"
