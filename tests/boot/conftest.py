@@ -31,17 +31,10 @@ def console(machine: Machine) -> list[str]:
     return machine.console.read_text(errors="backslashreplace").splitlines()
 
 
-def outputs(variable: str, *words: str) -> Path:
-    """Return the outputs of a build of tcp_server: those a variable names, or they are made first.
-
-    :param words: variables of SCons.
-    """
-    given = os.environ.get(variable)
-    if given is not None:
-        return Path(given)
-    # The environment as it is: compiler and package caches are where the user has them.
+def scons(*words: str) -> None:
+    """Run SCons, in the environment as it is: caches are where the user has them."""
     done = subprocess.run(
-        [sys.executable, "-m", "SCons", "-Q", "app=tcp_server", *words],
+        [sys.executable, "-m", "SCons", "-Q", *words],
         cwd=PROJECT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -51,6 +44,17 @@ def outputs(variable: str, *words: str) -> Path:
     )
     # Not skipped: a gate that boots nothing must not be green.
     assert done.returncode == 0, done.stdout
+
+
+def outputs(variable: str, *words: str) -> Path:
+    """Return the outputs of a build of tcp_server: those a variable names, or they are made first.
+
+    :param words: variables of SCons.
+    """
+    given = os.environ.get(variable)
+    if given is not None:
+        return Path(given)
+    scons("app=tcp_server", *words)
     build = dict(word.split("=") for word in words).get("build", "build")
     return PROJECT / build / "tcp_server"
 
@@ -59,8 +63,7 @@ def outputs(variable: str, *words: str) -> Path:
 def library() -> libc.Parts:
     """Return what a program is linked with: the C library, which is built first."""
     record = PROJECT / "build" / "hello" / "libc.manifest.json"
-    words = ["-Q", "app=hello", str(record)]
-    subprocess.run([sys.executable, "-m", "SCons", *words], cwd=PROJECT, check=True)
+    scons("app=hello", str(record))
     return libc.parts(libc.read(record))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ukl_build import toolchain
 from ukl_build.stages.archive import link_application, make_archive
 
 KERNEL_FLAGS = (
@@ -112,17 +113,14 @@ def archive(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def gcc_file(name: str) -> Path:
-    """Return where gcc finds a start file or library."""
-    return Path(tool("gcc", f"-print-file-name={name}").strip()).resolve()
-
-
 def link_with_libc(out: Path, *objects: Path, libraries: tuple[str, ...] = ()) -> None:
     """Link partially with Debian's own libc.a, as docs/design.md says."""
     link_application(
         objects,
         out,
-        before=[gcc_file(one) for one in ("crt1.o", "crti.o", "crtbeginS.o")],
-        libraries=[gcc_file(one) for one in (*libraries, "libc.a", "libgcc.a", "libgcc_eh.a")],
-        after=[gcc_file(one) for one in ("crtendS.o", "crtn.o")],
+        before=[toolchain.file(one) for one in ("crt1.o", "crti.o", "crtbeginS.o")],
+        libraries=[
+            toolchain.file(one) for one in (*libraries, "libc.a", "libgcc.a", "libgcc_eh.a")
+        ],
+        after=[toolchain.file(one) for one in ("crtendS.o", "crtn.o")],
     )

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.elf.conftest import gcc_file, link_with_libc, lint_clean, run, tool
+from tests.elf.conftest import link_with_libc, lint_clean, run, tool
 from tests.elf.minikernel import HIGH, LOW, link, read_image, slide
+from ukl_build import toolchain
 from ukl_build.stages.archive import Archive, make_archive
 
 PROGRAM = r"""
@@ -171,17 +172,17 @@ def test_relro_variables_of_libc_are_written_at_start(
 def test_all_of_libc_goes_through(tmp_path: Path) -> None:
     """Every member, not only what a program happens to use: linked high, slid, run."""
     library = tmp_path / "libc.a"
-    library.write_bytes(gcc_file("libc.a").read_bytes())
+    library.write_bytes(toolchain.file("libc.a").read_bytes())
     # Two belong to static-pie programs alone, one is crtbeginT.o's counterpart.
     tool("ar", "d", library, "dl-reloc-static-pie.o", "static-reloc.o", "dso_handle.o")
     (tmp_path / "main.c").write_text('#include <stdio.h>\nint main(void) { return puts("all"); }')
     tool("gcc", "-O1", "-c", "-o", tmp_path / "main.o", tmp_path / "main.c")
     tool(
         "ld", "-r", "-z", "muldefs", "--force-group-allocation", "-o", tmp_path / "app.o",
-        *(gcc_file(one) for one in ("crt1.o", "crti.o", "crtbeginS.o")), tmp_path / "main.o",
+        *(toolchain.file(one) for one in ("crt1.o", "crti.o", "crtbeginS.o")), tmp_path / "main.o",
         "--whole-archive", library, "--no-whole-archive", "--start-group", library,
-        gcc_file("libgcc.a"), gcc_file("libgcc_eh.a"), "--end-group",
-        *(gcc_file(one) for one in ("crtendS.o", "crtn.o")),
+        toolchain.file("libgcc.a"), toolchain.file("libgcc_eh.a"), "--end-group",
+        *(toolchain.file(one) for one in ("crtendS.o", "crtn.o")),
     )  # fmt: skip
     made = make_archive(tmp_path / "app.o", tmp_path / "UKL.a")
     assert made.symbols > 9000

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.elf.conftest import Compiler, gcc_file, link_with_libc, tool
+from tests.elf.conftest import Compiler, link_with_libc, tool
+from ukl_build import toolchain
 from ukl_build.elf import layout
 from ukl_build.elf.reader import read_object
 from ukl_build.errors import UklError
@@ -201,9 +202,10 @@ def test_crtbegin_for_static_programs_is_refused(cc: Compiler, tmp_path: Path) -
     unit = cc("int main(void) { return 0; }")
     tool(
         "ld", "-r", "-d", "--force-group-allocation", "-o", tmp_path / "app.o",
-        gcc_file("crt1.o"), gcc_file("crti.o"), gcc_file("crtbeginT.o"), unit, "--start-group",
-        gcc_file("libc.a"), gcc_file("libgcc.a"), gcc_file("libgcc_eh.a"), "--end-group",
-        gcc_file("crtend.o"), gcc_file("crtn.o"),
+        *(toolchain.file(one) for one in ("crt1.o", "crti.o", "crtbeginT.o")), unit,
+        "--start-group",
+        *(toolchain.file(one) for one in ("libc.a", "libgcc.a", "libgcc_eh.a")), "--end-group",
+        *(toolchain.file(one) for one in ("crtend.o", "crtn.o")),
     )  # fmt: skip
     with pytest.raises(UklError) as caught:
         make_archive(tmp_path / "app.o", tmp_path / "UKL.a")

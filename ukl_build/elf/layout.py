@@ -88,8 +88,9 @@ def select_sections(obj: ObjectFile) -> tuple[str, ...]:
                 f" {where(section, wrong[0].r_offset, obj.symbols)} refers to it",
                 "put that data into an ordinary section",
             )
-        for one in wrong:
-            section.relocations.remove(one)
+        if wrong:
+            lost = {id(one) for one in wrong}
+            section.relocations = [one for one in section.relocations if id(one) not in lost]
     obj.sections = kept
     obj.symbols = [
         symbol for symbol in obj.symbols if symbol.section is None or id(symbol.section) not in gone

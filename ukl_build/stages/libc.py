@@ -60,7 +60,8 @@ the first folder is made without it."""
 
 def digest(tree_digest: str) -> str:
     """Return the digest of a library: of its sources, its flags and its compiler."""
-    words = (FORMAT, tree_digest, toolchain.version_line(), *CONFIGURE, *MAKE)
+    made = (*CONFIGURE, *MAKE, STATIC, *LIBRARIES, *START_FILES)
+    words = (FORMAT, tree_digest, toolchain.version_line(), *made)
     return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
 
