@@ -593,6 +593,50 @@ static void test_sigreturn(void)
 	      "context.sigreturn", "ring %d flags %lx", ring(), flags);
 }
 
+/* --- the count of SYSCALL instructions, which only ring 0 has --- */
+
+long stray_getppid(void);
+asm(".text\n"
+    ".type stray_getppid, @function\n"
+    "stray_getppid: mov $110, %eax\n"
+    "	syscall\n"
+    "	ret\n"
+    ".size stray_getppid, . - stray_getppid");
+
+/* How often the instruction of stray_getppid() was executed; -1 if nobody says so. */
+static long strays(void)
+{
+	FILE *file = fopen("/proc/ukl_syscalls", "r");
+	char line[256];
+	long hits = 0;
+
+	if (!file)
+		return -1;
+	while (fgets(line, sizeof(line), file))
+		if (strstr(line, " ukl.stray_getppid+0x5/"))
+			hits = atol(line);
+	fclose(file);
+	return hits;
+}
+
+static void test_strays(void)
+{
+	long before = strays(), after;
+	int status;
+	pid_t pid;
+
+	for (int i = 0; i < 100; i++)
+		stray_getppid();
+	after = strays();
+	check(before == 0 && after == 100, "context.strays.counted", "%ld, then %ld", before, after);
+
+	pid = fork();
+	if (!pid)
+		_exit(setuid(1000) == 0 && strays() == -1 && errno == EACCES ? 0 : 1);
+	waitpid(pid, &status, 0);
+	check(status == 0, "context.strays.secret", "status %#x", status);
+}
+
 int main(void)
 {
 	setvbuf(stdout, NULL, _IOLBF, 0);
@@ -613,5 +657,7 @@ int main(void)
 	test_ptrace();
 	test_gup();
 	test_sigreturn();
+	if (ring() == 0)
+		test_strays();
 	return check_failed;
 }
