@@ -64,6 +64,15 @@ VERDICT = re.compile(
 )
 
 
+WATCHED = (
+    *("loglevel=7", "softlockup_panic=1"),
+    # RCU finds a processor that hangs after 21 s, the other watchdog after 20 or a little more.
+    "rcupdate.rcu_cpu_stall_suppress=1",
+    # CFI_BACKWARD finds its return address or not by where KASLR has put memory.
+    "nokaslr",
+)
+
+
 def verdicts(text: str) -> dict[str, list[str]]:
     """Return what a console says of each type, without what differs from boot to boot."""
     found: dict[str, list[str]] = {}
@@ -87,8 +96,7 @@ def provoked(start: Start, kernel: Path, program: Path, *types: str, wait_s: flo
     """Run types of crashes in a machine; return it when it has ended or its time is over."""
     machine = start(
         kernel=kernel,
-        # CFI_BACKWARD finds its return address or not by where KASLR has put memory.
-        vm=Vm("guest", network=False, cmdline=("loglevel=7", "softlockup_panic=1", "nokaslr")),
+        vm=Vm("guest", network=False, cmdline=WATCHED),
         programs={PROVOKE: program},
         app="",
         jobs=(Job((PROVOKE, *types)),),
