@@ -41,18 +41,6 @@ THEME_S = 100
 """When a theme is ended; many times what the slowest takes."""
 GUEST_S = 400.0
 
-DIFFERENT = {
-    "threads.rseq.aborted": (
-        "kernel/rseq.c refuses a critical section above TASK_SIZE, where all code of /UKL is: "
-        "SIGSEGV at the first preemption or signal"
-    ),
-    "io.proc_mem.pread": (
-        "pread64 and pwrite64 of /proc/PID/mem refuse a negative offset, which each address of "
-        "/UKL's own data is; lseek and read do not"
-    ),
-}
-"""Checks that fail in ring 0 and should not, and why they do."""
-
 
 @dataclass(frozen=True)
 class Said:
@@ -127,22 +115,8 @@ def said(programs: Programs, base: Path, tmp_path_factory: pytest.TempPathFactor
 def test_all_checks_of_a_theme_pass(said: Said, theme: str, ring: int) -> None:
     part = said.found.get((theme, ring))
     assert part is not None, said.lines[-20:]
-    known = DIFFERENT if ring == 0 else {}
-    assert [line for line in part.bad if line.partition(":")[0] not in known] == []
+    assert part.bad == []
     assert part.ended, part.good[-3:]
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=reason))
-        for name, reason in DIFFERENT.items()
-    ],
-)
-def test_a_difference_that_must_go(said: Said, name: str) -> None:
-    part = said.found[name.partition(".")[0], 0]
-    assert name in names(part)
-    assert name in part.good
 
 
 @pytest.mark.parametrize("theme", THEMES)
