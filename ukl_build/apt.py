@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,12 +159,14 @@ def network_env(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     return {**proc.BASE_ENV, **named}
 
 
-def download(package: str, folder: Path, sources: Iterable[Source], *, log: Path) -> Path:
-    """Download the newest version of a package and return the .deb.
+def download(
+    names: Sequence[str], folder: Path, sources: Iterable[Source], *, log: Path
+) -> list[Path]:
+    """Download the newest version of each package and return the .deb files, in that order.
 
-    apt itself checks the signature of the index and the digest of the package.
+    apt itself checks the signature of the index and the digests of the packages.
 
-    :param folder: empty folder for apt's private state and the package.
+    :param folder: empty folder for apt's private state and the packages.
     :param log: what apt says; the update's log stands beside it with ``update-`` before its name.
     :raise UklError: ``apt-unusable`` without any source, ``tool-missing`` or ``tool-failed``.
     """
@@ -212,11 +214,14 @@ def download(package: str, folder: Path, sources: Iterable[Source], *, log: Path
     update_log = log.with_name(f"update-{log.name}")
     proc.run(["apt-get", *options, "--quiet", "update"], env=env, log=update_log, hint=hint)
     proc.run(
-        ["apt-get", *options, "--quiet", "download", package],
+        ["apt-get", *options, "--quiet", "download", *names],
         cwd=packages,
         env=env,
         log=log,
         hint=hint,
     )
-    (found,) = packages.glob("*.deb")
+    found = []
+    for name in names:
+        (package,) = packages.glob(f"{name}_*.deb")
+        found.append(package)
     return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +93,18 @@ class Cache:
         file.replace(place)
         files.sync_folder(place.parent)
         return place
+
+    def publish(self, finished: Mapping[Path, Path]) -> None:
+        """Rename finished folders of a scratch folder to their names, once they are on the disk.
+
+        :raise OSError: if the cache cannot be written.
+        """
+        if finished:
+            proc.run(["sync", "--file-system", next(iter(finished))])
+        for folder, place in finished.items():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            folder.rename(place)
+            files.sync_folder(place.parent)
 
     def expel(self, file: Path) -> None:
         """Remove a file that turned out to be wrong, and its folder if that is empty then."""

@@ -632,10 +632,10 @@ STAGES: Mapping[str, Callable[[Job], None]] = {
 }
 
 CODE: Mapping[str, tuple[str, ...]] = {
-    "libc": ("stages/sources.py", "stages/libc.py", "apt.py", "toolchain.py"),
+    "libc": ("stages/sources.py", "stages/libc.py", "packages.py", "apt.py", "toolchain.py"),
     "link": ("stages/archive.py", "elf/*.py"),
     "archive": ("stages/archive.py", "elf/*.py"),
-    "sources": ("stages/sources.py", "apt.py"),
+    "sources": ("stages/sources.py", "packages.py", "apt.py"),
     "kconfig": ("stages/kconfig.py", "dotconfig.py", "toolchain.py"),
     "userspace": ("stages/userspace.py", "cpio.py", "initconf.py", "plan.py"),
     "linux": ("stages/linux.py", "dotconfig.py", "toolchain.py", "elf/linked.py"),

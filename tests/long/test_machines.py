@@ -30,13 +30,15 @@ def test_the_commands_of_the_readme_pass_on_a_fresh_debian(user: str) -> None:
     subprocess.run(["python3", *argv], check=True)
 
 
-def test_the_kernels_package_comes_from_debian_without_root(tmp_path: Path) -> None:
-    """As an ordinary user where this runs as root."""
+def test_packages_come_from_debian_without_root(tmp_path: Path) -> None:
+    """Several at once; as an ordinary user where this runs as root."""
     place = recipe.load_sources(ROOT / "recipes", recipe.Kind.LINUX).debian
     folder = tmp_path / "apt"
     folder.mkdir()
     sources = apt.debian_only(apt.machine_sources(), apt.codename())
-    found = apt.download(place.package, folder, sources, log=tmp_path / "apt.log")
-    listed = proc.run(["dpkg-deb", "--contents", found]).stdout
-    assert f"./{place.file}" in listed
-    assert proc.run(["dpkg-deb", "--field", found, "Package"]).stdout.strip() == place.package
+    wanted = {place.package: place.file, "zlib1g-dev": "usr/include/zlib.h"}
+    found = apt.download(list(wanted), folder, sources, log=tmp_path / "apt.log")
+    for (package, file), deb in zip(wanted.items(), found, strict=True):
+        listed = proc.run(["dpkg-deb", "--contents", deb]).stdout
+        assert f"./{file}" in listed
+        assert proc.run(["dpkg-deb", "--field", deb, "Package"]).stdout.strip() == package

@@ -108,7 +108,7 @@ def test_another_distribution_is_refused(tmp_path: Path) -> None:
 
 def test_downloading_without_any_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UklError) as caught:
-        apt.download("hello", tmp_path / "apt", [], log=tmp_path / "log")
+        apt.download(["hello"], tmp_path / "apt", [], log=tmp_path / "log")
     assert caught.value.code == "apt-unusable"
 
 
@@ -137,6 +137,6 @@ def test_a_repository_without_a_signature_is_refused(
     folder = tmp_path / "apt"
     folder.mkdir()
     with pytest.raises(UklError) as caught:
-        apt.download("hello", folder, [place], log=tmp_path / "apt.log")
+        apt.download(["hello"], folder, [place], log=tmp_path / "apt.log")
     assert caught.value.code == "tool-failed"
     assert "not signed" in caught.value.detail

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import json
 import os
 import re
 import shutil
@@ -21,11 +20,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from packaging.version import InvalidVersion, Version
-
-from ukl_build import apt, files, manifest, proc
+from ukl_build import apt, files, manifest, packages, proc
 from ukl_build.cache import Cache, Say
 from ukl_build.errors import UklError
+from ukl_build.packages import Found
 from ukl_build.recipe import DebianPlace, Kind, SourcesRecipe, UpstreamPlace
 
 FORMAT = "1"
@@ -61,16 +59,6 @@ class Options:
     """Digest of the source file; enables the upstream place."""
     version: str | None = None
     """Upstream version to fetch in place of the recipe's."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """A source file whose bytes are known to be right."""
-
-    file: Path
-    sha256: str
-    origin: str
-    """For people: which place it is from, with its version."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +104,7 @@ def prepare(
                 tree = _unpack(project, found, scratch / "unpacked", logs)
                 _check_series(recipe, tree, found.origin)
                 changes.apply(tree, _named(project, tree), log=logs / "patch.log")
-                _publish(tree, path)
+                cache.publish({tree: path})
         return Tree(path, digest, project.version(path), found.origin, found.sha256)
 
 
@@ -235,7 +223,7 @@ def from_upstream(place: UpstreamPlace, cache: Cache, *, say: Say) -> Found:
     if cached.is_file():
         if files.sha256(cached) == expected:
             return Found(cached, expected, origin)
-        _expel(cache, cached, expected, say)
+        packages.expel(cache, cached, expected, say)
     say(f"downloading {url}")
     with cache.scratch() as scratch:
         file = scratch / name
@@ -255,14 +243,21 @@ def from_upstream(place: UpstreamPlace, cache: Cache, *, say: Say) -> Found:
             ) from error
         actual = files.sha256(file)
         if actual != expected:
-            raise _corrupt(url, "SHA-256", expected, actual)
+            raise packages.corrupt(url, "SHA-256", expected, actual)
         return Found(cache.admit(file, expected), expected, origin)
 
 
 def _from_debian(recipe: SourcesRecipe, cache: Cache, *, logs: Path, say: Say) -> Found:
     place = recipe.debian
     found, version = (
-        _debian_cached(recipe, cache, say)
+        packages.cached(
+            place.package,
+            Path(place.file).name,
+            tested=place.tested,
+            accepts=lambda version: debian_version_in_series(version, recipe.series),
+            cache=cache,
+            say=say,
+        )
         or debian_installed(place, say)
         or _debian_apt(place, cache, logs=logs, say=say)
     )
@@ -272,8 +267,7 @@ def _from_debian(recipe: SourcesRecipe, cache: Cache, *, logs: Path, say: Say) -
             f"{place.package} is of version {version}, the recipe accepts {recipe.accepted}",
             hint=f"name a folder with the sources: {recipe.name}_src=FOLDER",
         )
-    if version != place.tested:
-        say(f"warning: {place.package} {version} is used, {place.tested} was tested last")
+    packages.warn_of_version(place.package, version, place.tested, say)
     return found
 
 
@@ -284,37 +278,6 @@ def debian_version_in_series(version: str, series: str) -> bool:
 
 def _in_series(version: str, series: str) -> bool:
     return version == series or version.startswith(f"{series}.")
-
-
-def _debian_cached(recipe: SourcesRecipe, cache: Cache, say: Say) -> tuple[Found, str] | None:
-    place = recipe.debian
-    prefix = f"{place.package}_"
-    records = sorted(cache.index(f"{prefix}*").parent.glob(f"{prefix}*.json"))
-    versions = {path.stem.removeprefix(prefix): path for path in records}
-    for version in sorted(versions, key=lambda v: (v == place.tested, _order(v)), reverse=True):
-        if not debian_version_in_series(version, recipe.series):
-            continue
-        try:
-            digest = str(json.loads(versions[version].read_text(encoding="utf-8"))["sha256"])
-        except (ValueError, KeyError, TypeError):
-            cache.expel(versions[version])
-            continue
-        file = cache.download(digest, Path(place.file).name)
-        if not file.is_file():
-            cache.expel(versions[version])
-            continue
-        if files.sha256(file) == digest:
-            return Found(file, digest, f"Debian {place.package} {version}"), version
-        _expel(cache, file, digest, say)
-    return None
-
-
-def _order(version: str) -> Version:
-    """Order of versions within one kernel series; Debian's revisions sort like post-releases."""
-    try:
-        return Version(re.sub(r"[~+].*", "", version))
-    except InvalidVersion:
-        return Version("0")
 
 
 def debian_installed(place: DebianPlace, say: Say) -> tuple[Found, str] | None:
@@ -339,7 +302,7 @@ def debian_installed(place: DebianPlace, say: Say) -> tuple[Found, str] | None:
             content, lambda: hashlib.md5(usedforsecurity=False)
         ).hexdigest()
     if actual != expected:
-        error = _corrupt(str(file), "MD5", expected, actual)
+        error = packages.corrupt(str(file), "MD5", expected, actual)
         say(f"warning: {error.message}; {error.detail}; Debian's archive is asked")
         return None
     return Found(file, files.sha256(file), f"Debian {place.package} {version}, installed"), version
@@ -351,14 +314,10 @@ def _debian_apt(place: DebianPlace, cache: Cache, *, logs: Path, say: Say) -> tu
     with cache.scratch() as scratch:
         private = scratch / "apt"
         private.mkdir()
-        package = apt.download(place.package, private, sources, log=logs / "apt.log")
-        version = proc.run(["dpkg-deb", "--field", package, "Version"]).stdout.strip()
+        (package,) = apt.download([place.package], private, sources, log=logs / "apt.log")
+        version = packages.field(package, "Version")
         file = _out_of_package(package, place.file, scratch / "package", logs)
-        digest = files.sha256(file)
-        file = cache.admit(file, digest)
-    record = {"package": place.package, "version": version, "sha256": digest}
-    files.write(cache.index(f"{place.package}_{version}"), json.dumps(record, indent=2) + "\n")
-    return Found(file, digest, f"Debian {place.package} {version}"), version
+        return packages.admit(file, place.package, version, cache), version
 
 
 def _out_of_package(package: Path, name: str, folder: Path, logs: Path) -> Path:
@@ -375,21 +334,6 @@ def _out_of_package(package: Path, name: str, folder: Path, logs: Path) -> Path:
             hint="correct the recipe, or name another folder",
         )
     return found[0]
-
-
-def _expel(cache: Cache, file: Path, expected: str, say: Say) -> None:
-    error = _corrupt(str(file), "SHA-256", expected, files.sha256(file))
-    cache.expel(file)
-    say(f"warning: {error.message}; {error.detail}; it was removed and is fetched again")
-
-
-def _corrupt(what: str, kind: str, expected: str, actual: str) -> UklError:
-    return UklError(
-        "source-corrupt",
-        f"{what} is not the file that is expected (truncated, damaged or another one)",
-        detail=f"{kind} expected {expected}, actual {actual}",
-        hint="delete it and fetch it again, or correct the expected digest",
-    )
 
 
 # --- The tree -----------------------------------------------------------------------------------
@@ -502,14 +446,6 @@ def _named(project: Project, tree: Path) -> str:
     return f"{project.name} {project.version(tree)}"
 
 
-def _publish(tree: Path, place: Path) -> None:
-    """Rename a finished tree to its name, when its files are on the disk."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    proc.run(["sync", "--file-system", tree])
-    tree.rename(place)
-    files.sync_folder(place.parent)
-
-
 def _own_tree(
     recipe: SourcesRecipe, changes: Changes, folder: Path, cache: Cache, *, logs: Path, say: Say
 ) -> Tree:
@@ -533,7 +469,7 @@ def _own_tree(
                 ignore = shutil.ignore_patterns(".git", ".pc")
                 shutil.copytree(folder, tree, symlinks=True, ignore=ignore)
                 changes.apply(tree, _named(project, tree), log=logs / "patch.log")
-                _publish(tree, path)
+                cache.publish({tree: path})
         return Tree(path, digest, project.version(path), origin, None)
 
 

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Debian packages, and files out of them, in the cache.
+
+A file there is named by its digest; an index says which version of which package it is.  Nothing is
+asked of the network for what the cache has.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ukl_build import files, proc
+from ukl_build.cache import Cache, Say
+from ukl_build.errors import UklError
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file whose bytes are known to be right."""
+
+    file: Path
+    sha256: str
+    origin: str
+    """For people: which place it is from, with its version."""
+
+
+def corrupt(what: str, kind: str, expected: str, actual: str) -> UklError:
+    """Return the error for a file that has another digest than it must."""
+    return UklError(
+        "source-corrupt",
+        f"{what} is not the file that is expected (truncated, damaged or another one)",
+        detail=f"{kind} expected {expected}, actual {actual}",
+        hint="delete it and fetch it again, or correct the expected digest",
+    )
+
+
+def expel(cache: Cache, file: Path, expected: str, say: Say) -> None:
+    """Remove a damaged file from the cache, and say so."""
+    error = corrupt(str(file), "SHA-256", expected, files.sha256(file))
+    cache.expel(file)
+    say(f"warning: {error.message}; {error.detail}; it was removed and is fetched again")
+
+
+def cached(
+    package: str,
+    name: str,
+    *,
+    tested: str,
+    accepts: Callable[[str], bool] = lambda version: True,
+    cache: Cache,
+    say: Say,
+) -> tuple[Found, str] | None:
+    """Return a file of a package and its version, if the cache has one that is whole.
+
+    :param name: the file's name in the cache.
+    :param tested: version that comes first; after it the newest does.
+    :param accepts: tells whether a version will do.
+    """
+    prefix = f"{package}_"
+    records = cache.index(prefix).parent.glob(f"{prefix}*.json")
+    versions = {path.stem.removeprefix(prefix): path for path in records}
+    for version in sorted(versions, key=lambda v: (v == tested, _order(v)), reverse=True):
+        if not accepts(version):
+            continue
+        try:
+            digest = str(json.loads(versions[version].read_text(encoding="utf-8"))["sha256"])
+        except (ValueError, KeyError, TypeError):
+            cache.expel(versions[version])
+            continue
+        file = cache.download(digest, name)
+        if not file.is_file():
+            cache.expel(versions[version])
+            continue
+        if files.sha256(file) == digest:
+            return Found(file, digest, _origin(package, version)), version
+        expel(cache, file, digest, say)
+    return None
+
+
+def admit(file: Path, package: str, version: str, cache: Cache) -> Found:
+    """Move a file of a package from a scratch folder into the cache, and into its index.
+
+    :raise OSError: if the cache cannot be written.
+    """
+    digest = files.sha256(file)
+    place = cache.admit(file, digest)
+    record = {"package": package, "version": version, "sha256": digest}
+    files.write(cache.index(f"{package}_{version}"), json.dumps(record, indent=2) + "\n")
+    return Found(place, digest, _origin(package, version))
+
+
+def warn_of_version(package: str, version: str, tested: str, say: Say) -> None:
+    """Say it if a package is of another version than the one tested last."""
+    if version != tested:
+        say(f"warning: {package} {version} is used, {tested} was tested last")
+
+
+def field(package: Path, name: str) -> str:
+    """Return what a .deb says of itself, such as its Version.
+
+    :raise UklError: ``tool-failed`` if it is none.
+    """
+    return proc.run(["dpkg-deb", "--field", package, name]).stdout.strip()
+
+
+def _origin(package: str, version: str) -> str:
+    return f"Debian {package} {version}"
+
+
+def _compare(one: str, other: str) -> int:
+    """Order two versions as Debian does (deb-version(7)); dpkg is the one that knows."""
+    if one == other:
+        return 0
+    try:
+        proc.run(["dpkg", "--compare-versions", one, "gt", other])
+    except UklError as error:
+        if error.code != "tool-failed":
+            raise
+        return -1
+    return 1
+
+
+_order = functools.cmp_to_key(_compare)
