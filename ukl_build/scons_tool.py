@@ -256,7 +256,11 @@ class Job:
     compiler: toolchain.Compiler
     reporter: Reporter
     again: str
-    """The scons command line without targets, for manifests."""
+    """The scons command line without targets."""
+
+    def repeat(self, target: Path) -> str:
+        """Return the command line that makes a file again, for manifests."""
+        return f"{self.again} {os.path.relpath(target, self.root)}"
 
 
 class Build:
@@ -514,7 +518,7 @@ def _record(job: Job, name: str, target: Any, source: Any) -> None:
         os.path.relpath(node.abspath, job.layout.folder): files.sha256(Path(node.abspath))
         for node in target[:-1]
     }
-    repeat = f"{job.again} {target[0]}"
+    repeat = job.repeat(Path(target[0].abspath))
     manifest.store(
         manifest.Manifest(stage=name, inputs=inputs, outputs=outputs, repeat=repeat),
         Path(target[-1].abspath),
@@ -533,8 +537,7 @@ def _libc(job: Job) -> None:
         say=job.reporter.say,
     )
     inputs = {"origin": tree.origin, "version": tree.version, "tree": tree.digest}
-    repeat = f"{job.again} {job.layout.libc.name}"
-    libc.record(library, inputs, job.layout.libc, repeat=repeat)
+    libc.record(library, inputs, job.layout.libc, repeat=job.repeat(job.layout.libc))
 
 
 def _link(job: Job) -> None:
@@ -577,7 +580,7 @@ def _prepare(job: Job, origin: Origin) -> sources.Tree:
 
 def _sources(job: Job) -> None:
     tree = _prepare(job, job.linux)
-    sources.record(tree, job.layout.sources, repeat=f"{job.again} {job.layout.sources.name}")
+    sources.record(tree, job.layout.sources, repeat=job.repeat(job.layout.sources))
 
 
 def _kconfig(job: Job) -> None:

@@ -175,6 +175,11 @@ def test_manifests_name_digests_and_a_command_that_makes_the_outputs_again(
     (project.out / "UKL.a").unlink()
     project.scons(*found.repeat.split()[1:])
     assert (project.out / "UKL.a").read_bytes() == before
+    record = project.out / "sources.manifest.json"
+    repeat = manifest.load(record).repeat
+    record.unlink()
+    project.scons(*repeat.split()[1:])
+    assert manifest.load(record).repeat == repeat
 
 
 def test_the_report_of_the_configuration_is_made_again_if_it_is_gone(project: Project) -> None:
