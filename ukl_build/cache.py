@@ -45,6 +45,11 @@ class Cache:
         return self.root / "libc"
 
     @property
+    def packages(self) -> Path:
+        """Unpacked Debian packages, named by the digest of the .deb."""
+        return self.root / "packages"
+
+    @property
     def ccache(self) -> Path:
         """Folder of the compiler cache."""
         return self.root / "ccache"

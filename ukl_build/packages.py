@@ -1,21 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Debian packages, and files out of them, in the cache.
+"""Debian packages: what the cache has of them, and what is where in one.
 
-A file there is named by its digest; an index says which version of which package it is.  Nothing is
-asked of the network for what the cache has.
+A file in the cache is named by its digest; an index says which version of which package it is.
+Nothing is asked of the network for what the cache has.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ukl_build import files, proc
 from ukl_build.cache import Cache, Say
 from ukl_build.errors import UklError
+from ukl_build.model import nearest
+from ukl_build.recipe import DebianArchives
+
+INCLUDE = ("usr/include", "usr/include/x86_64-linux-gnu")
+"""Folders of a package that the compiler searches."""
+
+LIBRARIES = ("usr/lib/x86_64-linux-gnu", "usr/lib")
+"""Folders of a package that an archive may be in."""
 
 
 @dataclass(frozen=True)
@@ -125,3 +133,61 @@ def _compare(one: str, other: str) -> int:
 
 
 _order = functools.cmp_to_key(_compare)
+
+
+def include_flags(wanted: Sequence[DebianArchives], place: str) -> list[str]:
+    """Return the compiler's flags for the headers of published packages.
+
+    :param place: the folder they are published in.
+    """
+    # -isystem: warnings in them are Debian's.  Folders that are not there are ignored.
+    return [
+        word
+        for one in wanted
+        for folder in INCLUDE
+        for word in ("-isystem", f"{place}/{one.package}/{folder}")
+    ]
+
+
+def archives(wanted: Sequence[DebianArchives], place: Path) -> list[Path]:
+    """Return the archives of published packages, in the order of the recipe.
+
+    :raise UklError: ``source-missing`` if one is not there.
+    """
+    return [
+        archive(one.package, place / one.package, name) for one in wanted for name in one.archives
+    ]
+
+
+def archive(what: str, path: Path, name: str) -> Path:
+    """Return an archive of an unpacked package.
+
+    :param what: the package, for people.
+    :raise UklError: ``source-missing``, naming the nearest and what else there is.
+    """
+    return _find(what, path, "archive", name, LIBRARIES)
+
+
+def header(what: str, path: Path, name: str) -> Path:
+    """Return a header of an unpacked package; see :func:`archive`."""
+    return _find(what, path, "header", name, INCLUDE)
+
+
+def _find(what: str, path: Path, kind: str, name: str, folders: Sequence[str]) -> Path:
+    for folder in folders:
+        found = path / folder / name
+        if found.is_file():
+            return found
+    suffix = Path(name).suffix
+    there = sorted(
+        str(one.relative_to(path / folder))
+        for folder in folders
+        for one in (path / folder).rglob(f"*{suffix}")
+        if one.is_file()
+    )
+    raise UklError(
+        "source-missing",
+        f"Debian's package {what} has no {kind} {name}{nearest(name, there)}",
+        detail="\n".join(there[:25]) or f"it has none at all: {kind}s are in a -dev package",
+        hint="correct the recipe's [[debian]]",
+    )

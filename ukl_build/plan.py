@@ -76,6 +76,16 @@ class Layout:
         return self.folder / "libc.manifest.json"
 
     @property
+    def debian(self) -> Path:
+        """Links to the Debian packages that are linked."""
+        return self.folder / "debian"
+
+    @property
+    def debian_record(self) -> Path:
+        """Which packages these are."""
+        return self.folder / "debian.manifest.json"
+
+    @property
     def kconfig(self) -> Path:
         """The merged configuration."""
         return self.folder / "kconfig" / "config"

@@ -30,6 +30,7 @@ def _inside(text: str) -> str:
 RelativePath = Annotated[str, AfterValidator(_inside)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
+PackageName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
 
 
 class Kind(StrEnum):
@@ -43,7 +44,7 @@ class Kind(StrEnum):
 class DebianPlace(Model):
     """A file inside a Debian binary package; apt's signed index vouches for it."""
 
-    package: str = Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")
+    package: PackageName
     file: RelativePath
     """Path inside the package, without the leading slash."""
     tested: str
@@ -104,6 +105,24 @@ class PlainBuild(Model):
     """Whether the C library is linked; without it the sources have an entry point of their own."""
 
 
+class DebianArchives(Model):
+    """Static archives of a Debian package, linked as they are, and its headers."""
+
+    package: PackageName
+    tested: str
+    """Version of the package that was tested last; another one is a warning."""
+    archives: tuple[RelativePath, ...] = ()
+    """Such as ``libz.a``, in the order of the link; below the package's folder of libraries."""
+    headers: tuple[RelativePath, ...] = ()
+    """Headers that must be there; the compiler finds all of the package, named or not."""
+
+    @model_validator(mode="after")
+    def _takes_something(self) -> DebianArchives:
+        if not self.archives and not self.headers:
+            raise ValueError("names neither archives nor headers, so nothing is taken of it")
+        return self
+
+
 class KconfigNeeds(Model):
     """Fragments of kconfig/ beyond those that every image has."""
 
@@ -153,8 +172,18 @@ class AppRecipe(Model):
     """SPDX expression."""
     source: FolderSource
     build: PlainBuild
+    debian: tuple[DebianArchives, ...] = ()
+    """Packages that are linked, in the order of the link."""
     kconfig: KconfigNeeds = Field(default_factory=KconfigNeeds)
     guest: Guest = Field(default_factory=Guest)
+
+    @model_validator(mode="after")
+    def _packages_are_named_once(self) -> AppRecipe:
+        names = [one.package for one in self.debian]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"debian: {name} is named twice")
+        return self
 
     @property
     def app(self) -> App:

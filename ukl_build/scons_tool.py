@@ -28,7 +28,7 @@ from typing import Any
 import SCons.Script as scons
 from SCons.Node.Python import Value
 
-from ukl_build import files, manifest, plan, proc, recipe, toolchain
+from ukl_build import files, manifest, packages, plan, proc, recipe, toolchain
 from ukl_build.cache import Cache
 from ukl_build.elf import lint
 from ukl_build.elf.linked import check_linked
@@ -36,7 +36,7 @@ from ukl_build.errors import UklError
 from ukl_build.image import Init
 from ukl_build.model import nearest
 from ukl_build.progress import Reporter
-from ukl_build.stages import archive, image, kconfig, libc, linux, sources, userspace
+from ukl_build.stages import archive, debian, image, kconfig, libc, linux, sources, userspace
 
 # --- What can be asked for ----------------------------------------------------------------------
 
@@ -63,6 +63,7 @@ def variables(apps: Sequence[str]) -> list[Variable]:
         Variable("app", "application to build", values=tuple(apps)),
         *_source_variables(recipe.Kind.LINUX, "Linux", "6.1.192"),
         *_source_variables(recipe.Kind.GLIBC, "the C library", "2.36"),
+        Variable("debs", "folder with the Debian packages (.deb) that the recipe links"),
         Variable("fragments", "more fragments of kconfig/, separated by commas"),
         Variable("init", "process 1 in place of the recipe's", values=inits),
         Variable("cache_dir", "folder of SCons' cache of built files"),
@@ -236,10 +237,16 @@ class Origin:
         state = {"cache": str(cache.root), "options": repr(self.options)}
         if folder is not None and sources.is_tree(folder):
             state["folder"] = sources.stat_digest(folder)
-        elif folder is not None and folder.is_dir():
-            status = {path.name: path.stat() for path in sorted(folder.iterdir()) if path.is_file()}
-            state["folder"] = repr({n: (s.st_size, s.st_mtime_ns) for n, s in status.items()})
+        elif folder is not None:
+            state["folder"] = _folder_state(folder)
         return state
+
+
+def _folder_state(folder: Path) -> str:
+    """Return what changes whenever the files of a folder do, by their sizes and times."""
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    status = {path.name: path.stat() for path in paths if path.is_file()}
+    return repr({name: (one.st_size, one.st_mtime_ns) for name, one in status.items()})
 
 
 @dataclass(frozen=True)
@@ -251,6 +258,8 @@ class Job:
     app: recipe.AppRecipe
     linux: Origin
     glibc: Origin
+    debs: Path | None
+    """Folder with the Debian packages that the recipe links."""
     fragments: tuple[Path, ...]
     cache: Cache
     compiler: toolchain.Compiler
@@ -281,6 +290,7 @@ class Build:
             app=found,
             linux=Origin.of(root, recipe.Kind.LINUX, values),
             glibc=Origin.of(root, recipe.Kind.GLIBC, values),
+            debs=Path(values["debs"]).resolve() if values["debs"] else None,
             fragments=fragment_files(root / "kconfig", plan.fragments(found, extra)),
             cache=cache,
             compiler=toolchain.compiler(cache.ccache),
@@ -309,13 +319,14 @@ class Build:
         compiler = _value(toolchain.version_line())
         guest = _value(job.app.model_dump_json())
 
-        objects = self._objects()
+        libraries = self._packages()
+        objects = self._objects([compiler, *libraries])
         if job.app.build.libc:
-            objects += self._fetched("libc", layout.libc, job.glibc, compiler)
-        linked = self._stage("link", [layout.linked], objects)
+            libraries += self._sources("libc", layout.libc, job.glibc, compiler)
+        linked = self._stage("link", [layout.linked], [*objects, *libraries])
         tables = _files(job.root / "linker", "*.toml")
         archived = self._stage("archive", [layout.archive], [*linked, *tables])
-        tree = self._fetched("sources", layout.sources, job.linux)
+        tree = self._sources("sources", layout.sources, job.linux)
         names = _value([path.name for path in job.fragments])
         fragments = [str(path) for path in job.fragments]
         config = self._stage(
@@ -344,17 +355,34 @@ class Build:
             action = scons.Action(function, cmdstr=f"{name} {job.app.name}")
             self.env.AlwaysBuild(self.env.Alias(name, needs, action))
 
-    def _objects(self) -> list[Any]:
+    def _packages(self) -> list[Any]:
+        """Declare the Debian packages, and return what they are and what is taken of them."""
+        job = self.job
+        if not job.app.debian:
+            return []
+        # Not only which packages: what is taken of them is an input of the link as well.
+        wanted = _value([one.model_dump() for one in job.app.debian])
+        folder = str(job.debs), _folder_state(job.debs) if job.debs else ""
+        state = _value([str(job.cache.root), *folder])
+        return [*self._fetched("debian", job.layout.debian_record, [wanted, state]), wanted]
+
+    def _objects(self, needs: Sequence[Any]) -> list[Any]:
         job = self.job
         build = job.app.build
         folder = job.root / job.app.source.folder
-        flags = [*toolchain.DEFAULT_FLAGS, *build.cflags, *toolchain.CODE_FLAGS]
+        headers = packages.include_flags(
+            job.app.debian, os.path.relpath(job.layout.debian, job.root)
+        )
+        flags = [*toolchain.DEFAULT_FLAGS, *build.cflags, *toolchain.CODE_FLAGS, *headers]
         self.env.Replace(CCFLAGS=flags, ASPPFLAGS=flags)
-        return [
+        nodes = [
             node
             for name in build.sources
             for node in self.env.Object(str(job.layout.objects / f"{name}.o"), str(folder / name))
         ]
+        # SCons looks for headers neither in the packages nor in the compiler's own folders.
+        self.env.Depends(nodes, needs)
+        return nodes
 
     def _database(self) -> Any:
         path = self.job.layout.folder / "compile_commands.json"
@@ -366,13 +394,16 @@ class Build:
             node.set_always_build(0)
         return database
 
-    def _fetched(self, name: str, record: Path, origin: Origin, *more: Any) -> list[Any]:
+    def _sources(self, name: str, record: Path, origin: Origin, *more: Any) -> list[Any]:
+        """Declare a stage that prepares sources."""
+        recipes = _files(origin.folder, "**/*")
+        return self._fetched(name, record, [_value(origin.state(self.job.cache)), *more, *recipes])
+
+    def _fetched(self, name: str, record: Path, inputs: Sequence[Any]) -> list[Any]:
         """Declare a stage that leaves something in the cache, and here only what that is."""
-        job = self.job
-        files_of_recipe = _files(origin.folder, "**/*")
         nodes = self.env.Command(
             str(record),
-            [_value(origin.state(job.cache)), *more, *files_of_recipe, *_code(name)],
+            [*inputs, *_code(name)],
             scons.Action(_stage, _announce),
             UKL_STAGE=name,
         )
@@ -414,7 +445,7 @@ def fragment_files(folder: Path, names: Sequence[str]) -> tuple[Path, ...]:
 def _is_there(record: Path) -> bool:
     """Tell whether a record names a folder that the cache, which may be emptied, still has."""
     try:
-        return all(Path(name).is_dir() for name in manifest.load(record).outputs)
+        return all((record.parent / name).is_dir() for name in manifest.load(record).outputs)
     except UklError:  # damaged, or of another version of ours
         return False
 
@@ -495,7 +526,7 @@ def _stage(target: Any, source: Any, env: Any) -> int:
     try:
         with job.reporter.stage(name, str(target[0])):
             STAGES[name](job)
-        if name not in ("sources", "libc"):  # whose only output is their manifest
+        if name not in ("sources", "libc", "debian"):  # whose only output is their manifest
             _record(job, name, target, source)
     except UklError as error:
         print(error, file=sys.stderr)
@@ -540,6 +571,14 @@ def _libc(job: Job) -> None:
     libc.record(library, inputs, job.layout.libc, repeat=job.repeat(job.layout.libc))
 
 
+def _debian(job: Job) -> None:
+    layout = job.layout
+    wanted = job.app.debian
+    made = debian.prepare(wanted, job.debs, job.cache, logs=layout.logs, say=job.reporter.say)
+    record = layout.debian_record
+    debian.publish(made, layout.debian, record, repeat=job.repeat(record))
+
+
 def _link(job: Job) -> None:
     objects = [job.layout.objects / f"{name}.o" for name in job.app.build.sources]
     around = libc.parts(libc.read(job.layout.libc)) if job.app.build.libc else libc.Parts()
@@ -547,7 +586,7 @@ def _link(job: Job) -> None:
         objects,
         job.layout.linked,
         before=around.before,
-        libraries=around.libraries,
+        libraries=(*packages.archives(job.app.debian, job.layout.debian), *around.libraries),
         after=around.after,
         log=job.layout.logs / "link.log",
     )
@@ -624,6 +663,7 @@ def _image(job: Job) -> None:
 
 
 STAGES: Mapping[str, Callable[[Job], None]] = {
+    "debian": _debian,
     "libc": _libc,
     "link": _link,
     "archive": _archive,
@@ -635,8 +675,9 @@ STAGES: Mapping[str, Callable[[Job], None]] = {
 }
 
 CODE: Mapping[str, tuple[str, ...]] = {
+    "debian": ("stages/debian.py", "packages.py", "apt.py"),
     "libc": ("stages/sources.py", "stages/libc.py", "packages.py", "apt.py", "toolchain.py"),
-    "link": ("stages/archive.py", "elf/*.py"),
+    "link": ("stages/archive.py", "stages/libc.py", "packages.py", "toolchain.py", "elf/*.py"),
     "archive": ("stages/archive.py", "elf/*.py"),
     "sources": ("stages/sources.py", "packages.py", "apt.py"),
     "kconfig": ("stages/kconfig.py", "dotconfig.py", "toolchain.py"),

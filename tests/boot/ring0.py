@@ -122,8 +122,13 @@ def relink(built: Path, folder: Path, parts: Sequence[str], library: libc.Parts 
     :param built: build/APP of an application that was built.
     :param folder: an empty one.
     """
-    built = built.resolve()
     archive(folder, parts, folder / "UKL.a", library)
+    return link_kernel(built, folder)
+
+
+def link_kernel(built: Path, folder: Path) -> Ring0:
+    """Link the archive of a folder, its UKL.a, into a copy of a built kernel."""
+    built = built.resolve()
     shutil.copy2(built / "initramfs.cpio", folder)
     out = folder / "linux"
     shutil.copytree(built / "linux", out, symlinks=True)

@@ -17,6 +17,9 @@ def write(folder: Path, text: str, name: str = "hello") -> Path:
     return place.parent
 
 
+DEBIAN = '[[debian]]\npackage = "libx-dev"\ntested = "1"\n'
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*/recipe.toml")))
 def test_every_recipe_of_the_project_is_valid(path: Path) -> None:
     assert recipe.load(path.parent).name == path.parent.name
@@ -47,6 +50,10 @@ def test_every_application_names_sources_and_fragments_that_exist(name: str) -> 
         ('kind = "application"', 'kind = "app"', "kind"),
         ("[guest]", "[guest]\nsmoke = { port = 1, send = '', expect = 'x' }", "smoke.port 1"),
         ("[guest]", "[guest]\nmemory_mib = 8", "guest.memory_mib"),
+        ("[guest]", f"{DEBIAN}[guest]", "debian.0: Value error, names neither archives nor"),
+        ("[guest]", f"{DEBIAN}archives = ['x.a']\n" * 2 + "[guest]", "libx-dev is named twice"),
+        ("[guest]", f"{DEBIAN}archives = ['../x.a']\n[guest]", "debian.0.archives.0"),
+        ("[guest]", f"{DEBIAN}archive = ['x.a']\n[guest]", "did you mean 'archives'?"),
     ],
 )
 def test_a_mistake_is_refused_by_file_and_key(

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Samples by their recipes, in ring 0 and as ordinary programs: the same objects, the same output.
+
+SCons makes the archive, as for any application; only the kernel is one that is there already.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.boot.conftest import PROJECT, Start, console, scons
+from tests.boot.ring0 import RING0, link_kernel
+from tests.boot.test_ring0 import COMPLAINTS, QUIET
+from ukl_build.initconf import Job
+from ukl_build.run.outcome import Kind, Outcome
+from ukl_build.run.vm import Vm
+
+pytestmark = pytest.mark.boot
+
+ORDINARY = "/tests/sample"
+GUEST_S = 120.0
+NOT_THE_PROGRAM = re.compile(r"\[ *\d+\.\d+\] |init: ")
+
+PCRE2_ERROR_NOMEMORY = -48
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample in a kernel, and as an ordinary program."""
+
+    kernel: Path
+    program: Path
+
+    def said(self, start: Start, ring: int, *words: str) -> list[str]:
+        """Return what it prints in a guest of its own, where it ends with status 0."""
+        machine = start(
+            kernel=self.kernel,
+            vm=Vm("sample", cpus=2, cmdline=(QUIET,)),
+            programs={ORDINARY: self.program},
+            app="",
+            jobs=(Job((RING0 if ring == 0 else ORDINARY, *words)),),
+        )
+        outcome = machine.wait(GUEST_S)
+        lines = console(machine)
+        assert outcome == Outcome(Kind.EXITED, 0), "\n".join(lines[-20:])
+        assert [line for line in lines if COMPLAINTS.search(line)] == []
+        return [line for line in lines if not NOT_THE_PROGRAM.match(line)]
+
+
+def sample(name: str, built: Path, folder: Path) -> Sample:
+    """Build a sample for both rings."""
+    out = PROJECT / "build" / name
+    scons(f"app={name}", str(out / "UKL.a"))
+    shutil.copy(out / "UKL.a", folder)
+    program = folder / name
+    # What the passes of the archive begin with: an ordinary link makes an ordinary program of it.
+    subprocess.run(["ld", "-static", "-o", program, out / "objects" / "app.o"], check=True)
+    return Sample(link_kernel(built, folder).kernel, program)
+
+
+@pytest.fixture(scope="module")
+def archives(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    return sample("archives", built, tmp_path_factory.mktemp("archives"))
+
+
+def test_debians_archives_do_the_same_in_both_rings(start: Start, archives: Sample) -> None:
+    said = archives.said(start, 0)
+    assert said == archives.said(start, 3)
+    # What does not depend on how well zlib packs; the CRC is what Python says of the same bytes.
+    assert said[:4] == [
+        "4 groups: Größe (7 bytes) is 42, in µm",
+        "4 groups: Ελλάδα (12 bytes) is 7, in км",
+        "4 groups: width (5 bytes) is 1300, in mm",
+        "3 lines match",
+    ]
+    packed = re.match(r"544000 bytes packed to (\d+), CRC-32 2ba7a012", said[4])
+    assert packed is not None
+    assert said[5:] == [
+        "libevent waits by epoll",
+        "the other end has closed",
+        "3 ticks, none too early",
+        f"{packed[1]} bytes arrived, 544000 unpacked",
+        "the texts are equal",
+    ]
+
+
+def test_patterns_are_interpreted_where_they_cannot_be_compiled(
+    start: Start, archives: Sample
+) -> None:
+    """No executable memory in ring 0: PCRE2's compiler says so, and matching goes on without it."""
+    compiled, interpreted = (archives.said(start, ring, "jit") for ring in (3, 0))
+    assert (compiled[0], interpreted[0]) == ("jit: 0", f"jit: {PCRE2_ERROR_NOMEMORY}")
+    assert compiled[1:] == interpreted[1:]
