@@ -174,6 +174,8 @@ class AppRecipe(Model):
     build: PlainBuild
     debian: tuple[DebianArchives, ...] = ()
     """Packages that are linked, in the order of the link."""
+    zero: dict[str, str] = Field(default_factory=dict)
+    """Weak names that nothing defines and that may be 0 (patterns are allowed), and why."""
     kconfig: KconfigNeeds = Field(default_factory=KconfigNeeds)
     guest: Guest = Field(default_factory=Guest)
 

@@ -325,7 +325,8 @@ class Build:
             libraries += self._sources("libc", layout.libc, job.glibc, compiler)
         linked = self._stage("link", [layout.linked], [*objects, *libraries])
         tables = _files(job.root / "linker", "*.toml")
-        archived = self._stage("archive", [layout.archive], [*linked, *tables])
+        zero = _value(job.app.zero)
+        archived = self._stage("archive", [layout.archive], [*linked, *tables, zero])
         tree = self._sources("sources", layout.sources, job.linux)
         names = _value([path.name for path in job.fragments])
         fragments = [str(path) for path in job.fragments]
@@ -599,6 +600,7 @@ def _archive(job: Job) -> None:
         job.layout.archive,
         unprefixed=tables / "unprefixed.toml",
         provided=tables / "provided.toml",
+        zero=job.app.zero,
     )
     for finding in lint.require_harmless(job.layout.linked):
         job.reporter.say(str(finding))

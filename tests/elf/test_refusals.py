@@ -145,7 +145,7 @@ ASSEMBLER: dict[str, tuple[str, str, list[str]]] = {
         ["somewhere (used at .text", "(in program)"],
     ),
     "weak name without a reason": (
-        PROGRAM + ".weak perhaps\ncall perhaps", "elf-undefined", ["perhaps (weak", "[[zero]]"],
+        PROGRAM + ".weak perhaps\ncall perhaps", "elf-undefined", ["perhaps (weak", "[zero]"],
     ),
     "strong name where a weak one could be 0": (
         PROGRAM + "call __gmon_start__", "elf-undefined", ["__gmon_start__ (used"],

@@ -130,6 +130,20 @@ def test_another_archive_of_the_same_package_is_linked(linking: Project) -> None
     build(linking)
 
 
+def test_a_weak_name_of_an_archive_may_be_0_if_the_recipe_says_why(linking: Project) -> None:
+    linking.edit("int extra(void) __attribute__((weak));\nint more(void);\n")
+    linking.edit("int more(void) { return extra ? extra() : 0; }\n")
+    said = build(linking, status=2)
+    assert "extra is not defined" in said
+    assert "[zero] in the recipe" in said
+    recipe = linking.root / "recipes" / "hello" / "recipe.toml"
+    text = recipe.read_text()
+    recipe.write_text(text + '\n[zero]\nextra = "a test"\n')
+    build(linking)
+    recipe.write_text(text)
+    build(linking, status=2)
+
+
 def test_a_package_is_gone_with_the_outputs_and_stays_in_the_cache(linking: Project) -> None:
     build(linking)
     unpacked = (linking.out / "debian" / "libanswer-dev").resolve()

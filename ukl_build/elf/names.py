@@ -158,7 +158,7 @@ def _undefined(obj: ObjectFile, missing: list[Symbol]) -> UklError:
     if all(symbol.st_bind == abi.STB_WEAK for symbol in missing):
         hint = (
             "link what defines it, or list the weak name with the reason why it may be 0,"
-            " under [[zero]] in linker/provided.toml"
+            " under [zero] in the recipe"
         )
     else:
         hint = "add the missing object or library to the application's partial link"
