@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.boot
 
 ORDINARY = "/tests/sample"
 GUEST_S = 120.0
+KILLED = re.compile(r"init: .* was killed by signal (\d+)$")
 NOT_THE_PROGRAM = re.compile(r"\[ *\d+\.\d+\] |init: ")
 
 PCRE2_ERROR_NOMEMORY = -48
@@ -37,19 +39,32 @@ class Sample:
     kernel: Path
     program: Path
 
-    def said(self, start: Start, ring: int, *words: str) -> list[str]:
-        """Return what it prints in a guest of its own, where it ends with status 0."""
+    def said(
+        self,
+        start: Start,
+        ring: int,
+        *words: str,
+        env: Mapping[str, str] | None = None,
+        killed_by: int | None = None,
+    ) -> list[str]:
+        """Return what it prints in a guest of its own, where it ends with status 0.
+
+        :param killed_by: signal that it must be ended by instead.
+        """
         machine = start(
             kernel=self.kernel,
             vm=Vm("sample", cpus=2, cmdline=(QUIET,)),
             programs={ORDINARY: self.program},
             app="",
-            jobs=(Job((RING0 if ring == 0 else ORDINARY, *words)),),
+            env=env,
+            jobs=(Job((RING0 if ring == 0 else ORDINARY, *words), any_end=bool(killed_by)),),
         )
         outcome = machine.wait(GUEST_S)
         lines = console(machine)
         assert outcome == Outcome(Kind.EXITED, 0), "\n".join(lines[-20:])
         assert [line for line in lines if COMPLAINTS.search(line)] == []
+        signals = [int(found[1]) for line in lines if (found := KILLED.search(line))]
+        assert signals == ([killed_by] if killed_by else []), "\n".join(lines[-20:])
         return [line for line in lines if not NOT_THE_PROGRAM.match(line)]
 
 
@@ -58,9 +73,13 @@ def sample(name: str, built: Path, folder: Path) -> Sample:
     out = PROJECT / "build" / name
     scons(f"app={name}", str(out / "UKL.a"))
     shutil.copy(out / "UKL.a", folder)
-    program = folder / name
-    # What the passes of the archive begin with: an ordinary link makes an ordinary program of it.
-    subprocess.run(["ld", "-static", "-o", program, out / "objects" / "app.o"], check=True)
+    return in_both_rings(out / "objects" / "app.o", built, folder)
+
+
+def in_both_rings(app_o: Path, built: Path, folder: Path) -> Sample:
+    """Link the archive of a folder, its UKL.a, into a kernel, and what it was made of by itself."""
+    program = folder / "program"
+    subprocess.run(["ld", "-static", "-o", program, app_o], check=True)
     return Sample(link_kernel(built, folder).kernel, program)
 
 
