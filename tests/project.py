@@ -15,6 +15,7 @@ from ukl_build import plan, proc
 
 ROOT = Path(__file__).resolve().parents[1]
 FAKE_LINUX = Path(__file__).resolve().parent / "fake" / "linux"
+FAKE_GLIBC = Path(__file__).resolve().parent / "fake" / "glibc"
 VERSION = "6.1.999"
 
 LINUX_RECIPE = """\
@@ -33,6 +34,20 @@ tested = "6.1.999-1"
 [upstream]
 url = "file:///nowhere/linux-{version}.tar.xz"
 version = "6.1.999"
+"""
+
+GLIBC_RECIPE = """\
+schema = 1
+kind = "glibc"
+name = "glibc"
+summary = "fake"
+licence = "LGPL-2.1-or-later"
+series = "2.36"
+
+[debian]
+package = "no-such-package-in-debian"
+file = "usr/src/nothing.tar.xz"
+tested = "2.36-1"
 """
 
 APP_RECIPE = """\
@@ -132,8 +147,9 @@ class Project:
         return done.stdout
 
     def build(self, *words: str, status: int | None = 0) -> str:
-        """Build the application from the tarball of the fake kernel."""
-        return self.scons("app=hello", f"linux_src={self.root / 'dist'}", *words, status=status)
+        """Build the application from the tarballs of the fake kernel and C library."""
+        origin = [f"{name}_src={self.root / 'dist'}" for name in ("linux", "glibc")]
+        return self.scons("app=hello", *origin, *words, status=status)
 
     def edit(self, text: str = "int edited;\n") -> None:
         """Change the application."""
@@ -155,10 +171,9 @@ def make(folder: Path) -> Project:
     shutil.copytree(ROOT / "samples" / "tcp_server", root / "samples" / "hello")
     shutil.copytree(ROOT / "linker", root / "linker")
     shutil.copy(ROOT / "SConstruct", root)
-    for name, text in (("linux", LINUX_RECIPE), ("hello", APP_RECIPE)):
+    for name, text in (("linux", LINUX_RECIPE), ("glibc", GLIBC_RECIPE), ("hello", APP_RECIPE)):
         (root / "recipes" / name).mkdir(parents=True)
         (root / "recipes" / name / "recipe.toml").write_text(text)
-    shutil.copytree(ROOT / "recipes" / "glibc", root / "recipes" / "glibc")
     patches = root / "recipes" / "linux" / "patches"
     patches.mkdir()
     (patches / "0001-a.patch").write_text(SERIES_PATCH)
@@ -167,4 +182,5 @@ def make(folder: Path) -> Project:
     for name in (*plan.FRAGMENTS, *plan.FRAGMENTS_LAST, *FRAGMENTS):
         (root / "kconfig" / f"{name}.config").write_text(FRAGMENTS.get(name, "# nothing\n"))
     tarball(FAKE_LINUX, root / "dist" / f"linux-{VERSION}.tar.xz")
+    tarball(FAKE_GLIBC, root / "dist" / "glibc-2.36.tar.xz", top="glibc-2.36")
     return Project(root, folder / "cache")

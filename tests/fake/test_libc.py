@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Applications with a C library: what is built when, around a fake of it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import pytest
+
+from tests.fake.test_debian import stages
+from tests.project import APP_RECIPE, FAKE_GLIBC, Project, tarball
+
+NO_LIBC = """\
+libc = false
+sources = ["start.S", "tcp_server.c"]
+cflags = ["-std=gnu11", "-ffreestanding"]
+"""
+C = 'sources = ["tcp_server.c"]\n'
+STEPS = ["configure", "headers", "make", "others"]
+"""Of which building the library consists."""
+
+
+def write_recipe(project: Project, build: str) -> None:
+    assert NO_LIBC in APP_RECIPE
+    recipe = project.root / "recipes" / "hello" / "recipe.toml"
+    recipe.write_text(APP_RECIPE.replace(NO_LIBC, build))
+
+
+@pytest.fixture
+def plain(project: Project) -> Project:
+    """Return a project whose application is a program with a main function."""
+    write_recipe(project, C)
+    project.source.write_text("int main(void) { return 42; }\n")
+    return project
+
+
+def steps(project: Project) -> list[str]:
+    """Take the steps of building a library since the last time, known by their logs."""
+    logs = sorted(project.root.glob("*/logs/*/libc-*.log"))
+    for log in logs:
+        log.unlink()
+    return [log.stem.removeprefix("libc-") for log in logs]
+
+
+def run(project: Project) -> int:
+    """Return the exit status of the application as an ordinary program."""
+    program = project.root / "program"
+    app = project.out / "objects" / "app.o"
+    subprocess.run(["ld", "-static", "-o", program, app], check=True)
+    return subprocess.run([program], check=False, timeout=10).returncode
+
+
+def test_the_library_is_built_once_and_not_for_a_changed_application(plain: Project) -> None:
+    plain.build()
+    assert steps(plain) == STEPS
+    assert run(plain) == 42
+    plain.source.write_text("int main(void) { return 43; }\n")
+    assert stages(plain.build()) == ["link", "archive", "linux", "image"]
+    assert steps(plain) == []
+    assert run(plain) == 43
+    # Neither for another one, nor for one whose outputs are gone.
+    other = plain.root / "recipes" / "other" / "recipe.toml"
+    shutil.copytree(other.parents[1] / "hello", other.parent)
+    other.write_text(other.read_text().replace('name = "hello"', 'name = "other"'))
+    shutil.rmtree(plain.out)
+    origin = f"glibc_src={plain.root / 'dist'}"
+    for name in ("hello", "other"):
+        said = plain.scons(f"app={name}", origin, f"build/{name}/UKL.a")
+        assert stages(said) == ["libc", "link", "archive"]
+    assert steps(plain) == []
+    assert len(list((plain.cache / "ukl-build" / "libc").glob("*/libc.a"))) == 1
+
+
+def test_the_library_is_built_again_when_what_it_is_made_of_changes(plain: Project) -> None:
+    words = ("app=hello", f"glibc_src={plain.root / 'dist'}", "build/hello/UKL.a")
+    plain.scons(*words)
+    assert steps(plain) == STEPS
+
+    tree = plain.root / "tree"
+    shutil.copytree(FAKE_GLIBC, tree)
+    with (tree / "nptl" / "crtn.S").open("a") as file:
+        file.write("/* changed */\n")
+    tarball(tree, plain.root / "dist" / "glibc-2.36.tar.xz", top="glibc-2.36")
+    plain.scons(*words)
+    assert steps(plain) == STEPS
+
+    new = plain.root / "recipes" / "glibc" / "files" / "new.c"
+    new.parent.mkdir()
+    new.write_text("int added;\n")
+    plain.scons(*words)
+    assert steps(plain) == STEPS
+
+    shutil.rmtree(plain.cache / "ukl-build" / "libc")
+    said = plain.scons(*words)
+    assert steps(plain) == STEPS
+    assert stages(said) == ["libc"], "the same library, and still it was linked"
