@@ -29,10 +29,13 @@ def deb(folder: Path, name: str, version: str, content: Mapping[str, bytes | str
     return out
 
 
-def library(folder: Path, source: str) -> bytes:
-    """Return an archive of one object, compiled as Debian compiles: nothing said of a kernel."""
+def library(folder: Path, source: str, *flags: str) -> bytes:
+    """Return an archive of one object, compiled as Debian compiles: nothing said of a kernel.
+
+    :param flags: more flags of the compiler.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    compile_it = ["gcc", "-O2", "-xc", "-c", "-o", "one.o", "-"]
+    compile_it = ["gcc", "-O2", *flags, "-xc", "-c", "-o", "one.o", "-"]
     subprocess.run(compile_it, input=source, text=True, cwd=folder, check=True)
     (folder / "one.a").unlink(missing_ok=True)
     subprocess.run(["ar", "rcsD", "one.a", "one.o"], cwd=folder, check=True)

@@ -19,6 +19,9 @@ from ukl_build.model import Model, nearest, parse_toml
 
 RECIPE_FILE = "recipe.toml"
 
+CXX_SUFFIXES = (".cc", ".cpp", ".cxx", ".c++", ".C")
+"""Names of C++ sources end so, as g++ knows them."""
+
 
 def _inside(text: str) -> str:
     path = PurePosixPath(text)
@@ -96,13 +99,21 @@ class FolderSource(Model):
 
 
 class PlainBuild(Model):
-    """C files, each compiled by itself with the UKL flags and the ones here."""
+    """C, C++ and assembler files, each compiled by itself with the UKL flags and the ones here."""
 
     system: Literal["plain"]
     sources: tuple[RelativePath, ...] = Field(min_length=1)
     cflags: tuple[str, ...] = ()
+    """For C and for assembler files that are preprocessed (.S)."""
+    cxxflags: tuple[str, ...] = ()
+    """For C++."""
     libc: bool = True
     """Whether the C library is linked; without it the sources have an entry point of their own."""
+
+    @property
+    def cxx(self) -> bool:
+        """Whether there is C++ among the sources; with the C library, libstdc++ is linked then."""
+        return any(PurePosixPath(name).suffix in CXX_SUFFIXES for name in self.sources)
 
 
 class DebianArchives(Model):

@@ -298,14 +298,15 @@ class Build:
             again=shlex.join(["scons", *given]),
         )
         self.env = scons.Environment(
-            tools=["gcc", "gas", "compilation_db"],
+            tools=["gcc", "g++", "gas", "compilation_db"],
             ENV=dict(self.job.compiler.env),
             PRINT_CMD_LINE_FUNC=_print_command,
             UKL=self.job,
         )
-        # Not before: SCons asks the compiler for its version even if nothing is to be built, and
-        # ccache would make its folder for that.
-        self.env.Replace(CC=self.job.compiler.command)
+        # Not before: SCons asks the compilers for their versions even if nothing is to be built,
+        # and ccache would make its folder for that.
+        compiler = self.job.compiler
+        self.env.Replace(CC=compiler.command, CXX=compiler.cxx_command)
         if values["cache_dir"]:
             self.env.CacheDir(values["cache_dir"])
 
@@ -320,6 +321,8 @@ class Build:
         guest = _value(job.app.model_dump_json())
 
         libraries = self._packages()
+        if job.app.build.cxx:
+            libraries.append(_value(toolchain.version_line(toolchain.CXX)))
         objects = self._objects([compiler, *libraries])
         if job.app.build.libc:
             libraries += self._sources("libc", layout.libc, job.glibc, compiler)
@@ -374,8 +377,11 @@ class Build:
         headers = packages.include_flags(
             job.app.debian, os.path.relpath(job.layout.debian, job.root)
         )
-        flags = [*toolchain.DEFAULT_FLAGS, *build.cflags, *toolchain.CODE_FLAGS, *headers]
-        self.env.Replace(CCFLAGS=flags, ASPPFLAGS=flags)
+        flags, cxxflags = (
+            [*toolchain.DEFAULT_FLAGS, *own, *toolchain.CODE_FLAGS, *headers]
+            for own in (build.cflags, build.cxxflags)
+        )
+        self.env.Replace(CCFLAGS=(), CFLAGS=flags, CXXFLAGS=cxxflags, ASPPFLAGS=flags)
         nodes = [
             node
             for name in build.sources
@@ -389,7 +395,9 @@ class Build:
         path = self.job.layout.folder / "compile_commands.json"
         database = self.env.CompilationDatabase(str(path))
         names = list(self.job.app.build.sources)
-        self.env.Depends(database, _value([names, list(self.env["CCFLAGS"])]))
+        self.env.Depends(
+            database, _value([names, list(self.env["CFLAGS"]), list(self.env["CXXFLAGS"])])
+        )
         for node in database:
             # The tool has it rewritten each time; with prerequisites it need not be.
             node.set_always_build(0)
@@ -581,8 +589,11 @@ def _debian(job: Job) -> None:
 
 
 def _link(job: Job) -> None:
-    objects = [job.layout.objects / f"{name}.o" for name in job.app.build.sources]
-    around = libc.parts(libc.read(job.layout.libc)) if job.app.build.libc else libc.Parts()
+    build = job.app.build
+    objects = [job.layout.objects / f"{name}.o" for name in build.sources]
+    around = libc.Parts()
+    if build.libc:
+        around = libc.parts(libc.read(job.layout.libc), cxx=build.cxx)
     archive.link_application(
         objects,
         job.layout.linked,

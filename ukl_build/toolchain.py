@@ -15,6 +15,7 @@ from ukl_build import proc
 from ukl_build.errors import UklError
 
 CC = "gcc"
+CXX = "g++"
 LD = "ld"
 
 CODE_FLAGS: Mapping[str, str] = {
@@ -48,25 +49,30 @@ REPRODUCIBLE: Mapping[str, str] = {
 class Compiler:
     """How compilers are called."""
 
-    words: tuple[str, ...]
-    """Such as ``ccache gcc``."""
+    before: tuple[str, ...]
+    """Words before the compiler's name, such as ``ccache``."""
     env: Mapping[str, str]
     """The whole environment."""
 
     @property
     def command(self) -> str:
-        """One string, as make's CC wants it."""
-        return " ".join(self.words)
+        """How C is compiled, as one string, as make's CC wants it."""
+        return " ".join((*self.before, CC))
+
+    @property
+    def cxx_command(self) -> str:
+        """How C++ is compiled."""
+        return " ".join((*self.before, CXX))
 
 
 def compiler(ccache: Path, base: Mapping[str, str] = proc.BASE_ENV) -> Compiler:
-    """Return gcc, through ccache if that is installed.
+    """Return gcc and g++, through ccache if that is installed.
 
     :param ccache: folder for ccache's files; named, so that ccache needs no HOME.
     """
     if shutil.which("ccache", path=base["PATH"]) is None:
-        return Compiler((CC,), dict(base))
-    return Compiler(("ccache", CC), {**base, "CCACHE_DIR": str(ccache)})
+        return Compiler((), dict(base))
+    return Compiler(("ccache",), {**base, "CCACHE_DIR": str(ccache)})
 
 
 def version_line(cc: str = CC) -> str:
@@ -77,12 +83,12 @@ def version_line(cc: str = CC) -> str:
     return proc.run([cc, "--version"]).stdout.splitlines()[0].replace("#", "")
 
 
-def file(name: str) -> Path:
-    """Return one of the compiler's own files, such as ``libgcc.a`` (``gcc -print-file-name``).
+def file(name: str, compiler: str = CC) -> Path:
+    """Return one of a compiler's own files, such as ``libgcc.a`` (``gcc -print-file-name``).
 
     :raise UklError: ``tool-missing`` if it has none of that name, or there is no compiler.
     """
-    found = Path(proc.run([CC, f"-print-file-name={name}"]).stdout.strip())
+    found = Path(proc.run([compiler, f"-print-file-name={name}"]).stdout.strip())
     if not found.is_absolute():
-        raise UklError("tool-missing", f"{CC} has no {name}", hint="./bootstrap installs it")
+        raise UklError("tool-missing", f"{compiler} has no {name}", hint="./bootstrap installs it")
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -79,7 +80,8 @@ def sample(name: str, built: Path, folder: Path) -> Sample:
 def in_both_rings(app_o: Path, built: Path, folder: Path) -> Sample:
     """Link the archive of a folder, its UKL.a, into a kernel, and what it was made of by itself."""
     program = folder / "program"
-    subprocess.run(["ld", "-static", "-o", program, app_o], check=True)
+    # As gcc -static does; exceptions need the header.
+    subprocess.run(["ld", "-static", "--eh-frame-hdr", "-o", program, app_o], check=True)
     return Sample(link_kernel(built, folder).kernel, program)
 
 
@@ -116,3 +118,46 @@ def test_patterns_are_interpreted_where_they_cannot_be_compiled(
     compiled, interpreted = (archives.said(start, ring, "jit") for ring in (3, 0))
     assert (compiled[0], interpreted[0]) == ("jit: 0", f"jit: {PCRE2_ERROR_NOMEMORY}")
     assert compiled[1:] == interpreted[1:]
+
+
+@pytest.fixture(scope="module")
+def cxx(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    return sample("cxx", built, tmp_path_factory.mktemp("cxx"))
+
+
+def test_exceptions_of_c_plus_plus_do_the_same_in_both_rings(start: Start, cxx: Sample) -> None:
+    """Through C, out of libstdc++ and of threads that throw at the same time; and none at all."""
+    said = cxx.said(start, 0)
+    assert said == cxx.said(start, 3)
+    assert said == [
+        "through C: [2 * (3 + 4) = 14] [1 / 3 = 0.3333] [((1 / (2 - 2))) = division by zero,"
+        " column 4",
+        "2 sums, 2 braces",
+        "a sum: no number, column 5",
+        "dynamic_cast: std::bad_cast",
+        "typeid: std::bad_typeid",
+        "map: map::at",
+        "new: std::bad_alloc",
+        "half: first member gone, stoi",
+        "regex: Mismatched '(' and ')' in regular expression",
+        "file_size: filesystem error: cannot get file size: No such file or directory [/no/such]",
+        "stream: basic_ios::clear: iostream error",
+        "number: something else",
+        "the second sum",
+        ">no number",
+        "the thread's own is gone",
+        "4 threads have thrown",
+        "kept: division by zero, column 2",
+        "2 x division",
+        "8 x of the library",
+        "1 x something else",
+        "1 x sum_error",
+    ]
+
+
+def test_an_exception_that_nothing_catches_ends_the_program(start: Start, cxx: Sample) -> None:
+    for ring in (3, 0):
+        assert cxx.said(start, ring, "1 / 0", killed_by=signal.SIGABRT) == [
+            "terminate called after throwing an instance of 'division'",
+            "  what():  division by zero",
+        ]

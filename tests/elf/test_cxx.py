@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,14 @@ import pytest
 from tests.elf import minikernel
 from tests.elf.conftest import link_with_libc, lint_clean, run, tool
 from tests.elf.minikernel import HIGH, LOW, link, read_image, slide
+from ukl_build import toolchain
 from ukl_build.elf.linked import check_linked
 from ukl_build.errors import UklError
 from ukl_build.stages.archive import Archive, make_archive
+
+SAMPLE = Path(__file__).resolve().parents[2] / "samples" / "cxx"
+COMPILERS = ("libstdc++.a", "libgcc.a", "libgcc_eh.a")
+"""Libraries that are linked as they are on this machine."""
 
 PROGRAM = r"""
 #include <cstdio>
@@ -103,6 +109,83 @@ def test_the_search_table_is_sorted(cxx_archive: Archive, tmp_path: Path) -> Non
     assert ((deep - start) % (1 << 32)) ^ 1 << 31 in table
     tool("ar", "x", "--output", tmp_path, cxx_archive.path)
     lint_clean(tmp_path / "app.o")
+
+
+KERNELS_FLAGS = ("-O2", *toolchain.CODE_FLAGS)
+
+
+def test_a_program_compiled_for_the_kernel_half_does_what_an_ordinary_one_does(
+    tmp_path: Path,
+) -> None:
+    """Sources of C++ and C, compiled as a recipe's are; thread_local variables of another file."""
+    sources = sorted(path for path in SAMPLE.iterdir() if path.suffix in (".c", ".cc"))
+    objects: dict[str, list[Path]] = {"ordinary": [], "kernel": []}
+    for kind, flags in (("ordinary", ("-O2",)), ("kernel", KERNELS_FLAGS)):
+        for source in sources:
+            compiler, more = ("gcc", []) if source.suffix == ".c" else ("g++", ["-std=c++20"])
+            out = tmp_path / f"{kind}-{source.name}.o"
+            tool(compiler, *flags, *more, "-c", "-o", out, source)
+            objects[kind].append(out)
+    tool("g++", "-static", "-o", tmp_path / "ordinary", *objects["ordinary"])
+    expected = run(tmp_path / "ordinary")
+    assert (expected.returncode, expected.stderr) == (0, "")
+    assert expected.stdout.count("\n") > 20
+    link_with_libc(tmp_path / "app.o", *objects["kernel"], libraries=("libstdc++.a", "libm.a"))
+    made = make_archive(tmp_path / "app.o", tmp_path / "UKL.a")
+    assert "_ZTH7unwound" in made.zeroed
+    link(made.path, tmp_path / "low", base=LOW)
+    slide(tmp_path / "low", tmp_path / "program", 0x2600000)
+    done = run(tmp_path / "program")
+    assert (done.returncode, done.stdout, done.stderr) == (0, expected.stdout, "")
+
+
+def test_all_of_the_compilers_libraries_go_through(tmp_path: Path) -> None:
+    """Every member: what they are compiled for is Debian's business, that it fits is ours."""
+    (tmp_path / "main.c").write_text("int main(void) { return 7; }")
+    tool("gcc", "-O1", "-c", "-o", tmp_path / "main.o", tmp_path / "main.c")
+    whole = [toolchain.file(one) for one in COMPILERS]
+    libc = [toolchain.file(one) for one in ("libm.a", "libc.a")]
+    tool(
+        "ld", "-r", "--force-group-allocation", "-o", tmp_path / "app.o",
+        *(toolchain.file(one) for one in ("crt1.o", "crti.o", "crtbeginS.o")), tmp_path / "main.o",
+        "--whole-archive", *whole, "--no-whole-archive", "--start-group", *libc, *whole,
+        "--end-group", *(toolchain.file(one) for one in ("crtendS.o", "crtn.o")),
+    )  # fmt: skip
+    split = {"__real_pthread_create": "libgcc.a, for programs with -fsplit-stack"}
+    made = make_archive(tmp_path / "app.o", tmp_path / "UKL.a", zero=split)
+    assert made.symbols > 12000
+    link(made.path, tmp_path / "vmlinux", base=HIGH)
+    check_linked(tmp_path / "vmlinux")
+    link(made.path, tmp_path / "low", base=LOW)
+    slide(tmp_path / "low", tmp_path / "program", 0x4400000)
+    assert run(tmp_path / "program").returncode == 7
+
+
+@pytest.mark.parametrize("name", COMPILERS)
+def test_the_compilers_libraries_enter_the_kernel_through_the_c_library_alone(name: str) -> None:
+    """So that the red zone they are compiled with is theirs."""
+    path = toolchain.file(name)
+    assert "ukl_syscall" not in tool("nm", path)
+    code = tool("objdump", "-d", "--no-show-raw-insn", path)
+    assert code.count("\tret") > 50
+    assert re.findall(r".*\t(?:syscall|sysenter|int +\$0x80).*", code) == []
+
+
+def test_a_library_of_the_compiler_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    """As an object of the application would be: with addresses of 32 bits."""
+    (tmp_path / "new.cc").write_text(
+        "static char heap[99];\n__attribute__((noinline)) void *at(char *p) { return p; }\n"
+        "void *operator new(decltype(sizeof 0)) { return at(heap); }\n"
+    )
+    (tmp_path / "main.cc").write_text("int main() { return *new int; }")
+    for one, flag in (("new", "-fno-pic"), ("main", "-fPIC")):
+        tool("g++", flag, "-c", "-o", tmp_path / f"{one}.o", tmp_path / f"{one}.cc")
+    library = tmp_path / "libstdc++.a"
+    tool("ar", "rcsD", library, tmp_path / "new.o")
+    link_with_libc(tmp_path / "app.o", tmp_path / "main.o", libraries=(str(library),))
+    with pytest.raises(UklError, match=r"R_X86_64_32 .* \(in _Znwm\)") as caught:
+        make_archive(tmp_path / "app.o", tmp_path / "UKL.a")
+    assert caught.value.code == "elf-relocation"
 
 
 def test_code_out_of_order_is_found_after_the_link(

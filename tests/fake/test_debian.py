@@ -130,6 +130,19 @@ def test_another_archive_of_the_same_package_is_linked(linking: Project) -> None
     build(linking)
 
 
+def test_an_archive_that_does_not_fit_the_kernel_half_is_refused(linking: Project) -> None:
+    """Compiled for addresses of 32 bits, as no library of Debian is."""
+    source = "int kept;\nint *answer(void);\nint *answer(void) { return &kept; }\n"
+    archive = library(linking.root / "made", source, "-fno-pie")
+    content: dict[str, bytes | str] = {"usr/include/answer.h": HEADER}
+    content[f"{LIBRARIES}/libanswer.a"] = archive
+    shutil.rmtree(linking.root / "debs")
+    deb(linking.root / "debs", "libanswer-dev", "1-1", content)
+    said = build(linking, status=2)
+    assert "error[elf-relocation]: R_X86_64_32 against kept" in said
+    assert "(in answer)" in said
+
+
 def test_a_weak_name_of_an_archive_may_be_0_if_the_recipe_says_why(linking: Project) -> None:
     linking.edit("int extra(void) __attribute__((weak));\nint more(void);\n")
     linking.edit("int more(void) { return extra ? extra() : 0; }\n")

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Applications with a C library: what is built when, around a fake of it."""
+"""Applications with a C library, of C and of C++: what is built when, around fakes of both."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +19,15 @@ sources = ["start.S", "tcp_server.c"]
 cflags = ["-std=gnu11", "-ffreestanding"]
 """
 C = 'sources = ["tcp_server.c"]\n'
+CXX = """\
+sources = ["main.cc", "tcp_server.c"]
+cflags = ["-std=gnu11"]
+cxxflags = ["-std=c++20"]
+"""
+MAIN_CC = """\
+extern "C" int answer();
+int main() { auto get = [] { return answer(); }; return get(); }
+"""
 STEPS = ["configure", "headers", "make", "others"]
 """Of which building the library consists."""
 
@@ -32,6 +43,15 @@ def plain(project: Project) -> Project:
     """Return a project whose application is a program with a main function."""
     write_recipe(project, C)
     project.source.write_text("int main(void) { return 42; }\n")
+    return project
+
+
+@pytest.fixture
+def cxx(project: Project) -> Project:
+    """Return a project whose application is of C and C++."""
+    write_recipe(project, CXX)
+    project.source.write_text("int answer(void);\nint answer(void) { return 42; }\n")
+    project.source.with_name("main.cc").write_text(MAIN_CC)
     return project
 
 
@@ -95,3 +115,38 @@ def test_the_library_is_built_again_when_what_it_is_made_of_changes(plain: Proje
     said = plain.scons(*words)
     assert steps(plain) == STEPS
     assert stages(said) == ["libc"], "the same library, and still it was linked"
+
+
+def commands(project: Project) -> dict[str, list[str]]:
+    """Return the words that compile each source."""
+    database = json.loads((project.out / "compile_commands.json").read_text())
+    return {Path(entry["file"]).name: entry["command"].split() for entry in database}
+
+
+def test_each_language_has_its_compiler_and_its_flags(cxx: Project) -> None:
+    cxx.build()
+    assert run(cxx) == 42
+    c, other = (commands(cxx)[name] for name in ("tcp_server.c", "main.cc"))
+    assert ("gcc" in c, "g++" in other) == (True, True)
+    assert ("-std=gnu11" in c, "-std=gnu11" in other) == (True, False)
+    assert ("-std=c++20" in c, "-std=c++20" in other) == (False, True)
+    for words in (c, other):
+        assert words.index("-O2") < words.index("-mcmodel=kernel")
+    write_recipe(cxx, CXX.replace("c++20", "c++17"))
+    said = cxx.build()
+    assert "main.cc.o" in said
+    assert "tcp_server.c.o" not in said
+    assert "-std=c++17" in commands(cxx)["main.cc"]
+
+
+def test_the_library_of_c_plus_plus_is_linked_where_there_is_c_plus_plus(cxx: Project) -> None:
+    """The fake C library lacks what libstdc++ asks for, by which it is known to be there."""
+    main = cxx.source.with_name("main.cc")
+    main.write_text("#include <exception>\nint main() { std::terminate(); }\n")
+    words = ("app=hello", f"glibc_src={cxx.root / 'dist'}", "build/hello/UKL.a")
+    said = cxx.scons(*words, status=2)
+    assert "error[elf-undefined]" in said
+    assert "abort (used at" in said
+    write_recipe(cxx, C)
+    cxx.source.write_text("void _ZSt9terminatev(void);\nint main(void) { _ZSt9terminatev(); }\n")
+    assert "_ZSt9terminatev (used at" in cxx.scons(*words, status=2)

@@ -144,18 +144,21 @@ class Parts:
     after: tuple[Path, ...] = ()
 
 
-def parts(library: Path) -> Parts:
+def parts(library: Path, *, cxx: bool = False) -> Parts:
     """Return the files of a library's folder and the compiler's own.
 
-    The compiler's are not rebuilt: they make no system call, so that nothing is written into the
-    red zone they were compiled with, and what else must be true of them is checked in the archive.
+    The compiler's are not rebuilt.  Nothing is written into the red zone that they were compiled
+    with, since they enter the kernel by functions of the C library alone; what must be true of
+    each object and instruction of them is checked where they are linked, as of any other.
     crtbeginS.o is the one of the three that has no 32-bit addresses.
 
+    :param cxx: whether the program is of C++.
     :raise UklError: ``tool-missing`` or ``tool-failed``.
     """
     return Parts(
         before=(library / "crt1.o", library / "crti.o", toolchain.file("crtbeginS.o")),
         libraries=(
+            *((toolchain.file("libstdc++.a", toolchain.CXX),) if cxx else ()),
             *(library / Path(name).name for name in LIBRARIES),
             library / "libc.a",
             *(toolchain.file(name) for name in ("libgcc.a", "libgcc_eh.a")),

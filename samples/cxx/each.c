@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+/* C between C++ and C++: an exception goes through it. */
+
+void each(const char *const *words, void (*call)(const char *word, void *arg), void *arg);
+
+void each(const char *const *words, void (*call)(const char *word, void *arg), void *arg)
+{
+	while (*words)
+		call(*words++, arg);
+}
