@@ -75,8 +75,8 @@ def built() -> Path:
 
 @pytest.fixture(scope="session")
 def built_for_tests() -> Path:
-    """Return the outputs of a build with kconfig/test.config."""
-    return outputs("UKL_TEST_BUILD_FOR_TESTS", "fragments=test", "build=build/test")
+    """Return the outputs of a build with kconfig/test.config, and disks."""
+    return outputs("UKL_TEST_BUILD_FOR_TESTS", "fragments=test,ext4,virtio-blk", "build=build/test")
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ same way in the same guest, is the oracle.
 from __future__ import annotations
 
 import signal
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ukl_build.cmdline import quote, quote_args
 from ukl_build.image import Init
 from ukl_build.initconf import Job
 from ukl_build.run.outcome import Kind, Outcome
-from ukl_build.run.vm import Vm
+from ukl_build.run.vm import Drive, Vm
 from ukl_build.stages import libc, userspace
 
 pytestmark = pytest.mark.boot
@@ -167,3 +168,22 @@ def test_the_end_of_process_1_reaches_the_host(
     assert machine.wait(GUEST_S) == outcome
     assert machine.qemu_status == 0
     assert "reboot: Power down" in machine.console.read_text()
+
+
+@pytest.mark.long
+def test_the_root_can_be_on_a_disk(start: Start, built_for_tests: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "dev").mkdir(parents=True)
+    (root / "UKL").write_bytes(userspace.MAGIC)
+    (root / "UKL").chmod(0o700)
+    disk = tmp_path / "disk"
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", root, disk, "8M"], check=True)
+    # Whoever runs this, it is root's in the guest.
+    own = ["debugfs", "-w", "-R", "set_inode_field UKL uid 0", str(disk)]
+    subprocess.run(own, check=True, capture_output=True)
+    words = ("root=/dev/vda", "rootfstype=ext4", "rdinit=/none", "init=/UKL", "--", "no-port")
+    vm = Vm("guest", init=Init.DIRECT, network=False, cmdline=words, drives=(Drive(disk),))
+    machine = start(kernel=built_for_tests / "tcp_server.bzImage", vm=vm)
+    # tcp_server takes a port, and refuses what is none.
+    assert machine.wait(GUEST_S) == Outcome(Kind.EXITED, 2), machine.console.read_text()
+    assert "usage: tcp_server [PORT" in machine.console.read_text()
