@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import re
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -77,6 +78,7 @@ THEME_S = 100
 """When a theme is ended; many times what the slowest takes."""
 GUEST_S = 400.0
 
+ROOT = Path(__file__).resolve().parents[2]
 NOUNS = Path(__file__).parent / "nouns.toml"
 ENOUGH = 8
 """Checks for each noun."""
@@ -297,6 +299,18 @@ def test_each_noun_is_counted() -> None:
 @pytest.mark.parametrize("said", WHOLE[:1], indirect=True)
 def test_each_pattern_stands_for_checks(said: Said) -> None:
     names = made(said, 0)
-    for one in (one for row in table("nouns").values() for one in row):
-        if theme_of(one) in said.bench.themes:
+    patterns = [one for name in ("nouns", "limits") for row in table(name).values() for one in row]
+    for one in patterns:
+        if "::" in one:  # seen at the build
+            path, _, test = one.partition("::")
+            assert f"def {test}(" in (ROOT / path).read_text(encoding="utf-8"), one
+        elif theme_of(one) in said.bench.themes:
             assert fnmatch.filter(names, one), one
+
+
+def test_what_cannot_work_is_what_the_table_has() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    _, found, rest = readme.partition("\n## What cannot work\n")
+    assert found
+    entries = re.findall(r"^\* \*\*(.*?)\*\*", rest.partition("\n## ")[0], re.MULTILINE)
+    assert entries == list(table("limits"))
