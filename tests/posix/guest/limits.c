@@ -8,6 +8,7 @@
 #include <dlfcn.h>
 #include <elf.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/shm.h>
 #include <sys/syscall.h>
@@ -111,8 +112,18 @@ static int start_32(void *arg)
 	return errno;
 }
 
+/* In ring 0 no gate refuses it: the kernel finds an interrupt that nobody asked for, and says so. */
+static int call_32(void *arg)
+{
+	long number = 20;
+
+	asm volatile("int $0x80" : "+a"(number) : : "memory");
+	return number != 20 || arg;
+}
+
 static void test_32(void)
 {
+	EQUAL("limits.bits32.system_call", in_child(call_32, NULL), ring() ? SIGSEGV : 0);
 	CHECK("limits.bits32.mmap_low", mmap(NULL, PAGE, RW, ANON | MAP_32BIT, -1, 0) < (void *)0x80000000);	/* data may be there */
 	EQUAL("limits.bits32.program", in_child(start_32, "/tmp/posix_32"), ENOEXEC << 8);
 	unlink("/tmp/posix_32");
