@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,13 +12,9 @@ from typing import Any
 import pytest
 
 from tests.boot import ring0
-from ukl_build.initconf import InitConf
 from ukl_build.run.guest import start_guest
 from ukl_build.run.machine import Machine
-from ukl_build.stages import libc
-from ukl_build.stages.userspace import Userspace, build_initramfs
 
-PROJECT = Path(__file__).resolve().parents[2]
 HELPER = "/helper"
 
 Start = Callable[..., Machine]
@@ -29,54 +23,6 @@ Start = Callable[..., Machine]
 def console(machine: Machine) -> list[str]:
     """Return the lines of the console."""
     return machine.console.read_text(errors="backslashreplace").splitlines()
-
-
-def scons(*words: str) -> None:
-    """Run SCons, in the environment as it is: caches are where the user has them."""
-    done = subprocess.run(
-        [sys.executable, "-m", "SCons", "-Q", *words],
-        cwd=PROJECT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    # Not skipped: a gate that boots nothing must not be green.
-    assert done.returncode == 0, done.stdout
-
-
-def outputs(variable: str, *words: str) -> Path:
-    """Return the outputs of a build of tcp_server: those a variable names, or they are made first.
-
-    :param words: variables of SCons.
-    """
-    given = os.environ.get(variable)
-    if given is not None:
-        return Path(given)
-    scons("app=tcp_server", *words)
-    build = dict(word.split("=") for word in words).get("build", "build")
-    return PROJECT / build / "tcp_server"
-
-
-@pytest.fixture(scope="session")
-def library() -> libc.Parts:
-    """Return what a program is linked with: the C library, which is built first."""
-    record = PROJECT / "build" / "hello" / "libc.manifest.json"
-    scons("app=hello", str(record))
-    return libc.parts(libc.read(record))
-
-
-@pytest.fixture(scope="session")
-def built() -> Path:
-    """Return the outputs of the build that everybody has."""
-    return outputs("UKL_TEST_BUILD")
-
-
-@pytest.fixture(scope="session")
-def built_for_tests() -> Path:
-    """Return the outputs of a build with kconfig/test.config, and disks."""
-    return outputs("UKL_TEST_BUILD_FOR_TESTS", "fragments=test,ext4,virtio-blk", "build=build/test")
 
 
 @pytest.fixture(scope="session")
@@ -106,14 +52,6 @@ def ordinary(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("ordinary")
     programs = {f"/tests/{name}": ring0.ordinary(folder, name) for name in ring0.HELPERS}
     return {**programs, ring0.ORDINARY: ring0.ordinary(folder, "suite", ring0.SUITE)}
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build a userspace of this tree, so that the init inside the kernel does not matter."""
-    out = tmp_path_factory.mktemp("base") / "initramfs.cpio"
-    build_initramfs(Userspace(InitConf(stop_wait_s=2)), out)
-    return out
 
 
 @pytest.fixture

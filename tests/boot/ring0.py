@@ -12,11 +12,13 @@ from pathlib import Path
 
 from ukl_build import toolchain
 from ukl_build.cache import Cache
-from ukl_build.stages import libc, linux
+from ukl_build.stages import kconfig, libc, linux, sources
 from ukl_build.stages.archive import link_application, make_archive
 
 GUEST = Path(__file__).parent / "guest"
-SAMPLES = Path(__file__).resolve().parents[2] / "samples"
+ROOT = Path(__file__).resolve().parents[2]
+POSIX = ROOT / "tests" / "posix" / "guest"
+SAMPLES = ROOT / "samples"
 SUITE = ("suite", "faults", "context", "protect", "victim")
 """Parts of the program that runs in both rings; the first has the main function."""
 HELPERS = ("ring", "stress", "client", "security")
@@ -28,6 +30,7 @@ ORDINARY = "/tests/suite"
 
 JOBS = 2
 WARNINGS = ("-O2", "-g", "-Wall", "-Wextra", "-Werror")
+COMPILERS = {".c": "gcc", ".cc": "g++"}
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,10 @@ class Ring0:
 
 
 def source(part: str) -> Path:
-    """Return the source of a part: a program of the tests, or one of the samples."""
-    path = GUEST / f"{part}.c"
-    return path if path.is_file() else SAMPLES / part / f"{part}.c"
+    """Return the source of a part: of a program of the tests, or one of the samples."""
+    names = (GUEST / part, POSIX / part, SAMPLES / part / part)
+    paths = [name.with_suffix(suffix) for name in names for suffix in COMPILERS]
+    return next(path for path in paths if path.is_file())
 
 
 def compile_parts(folder: Path, parts: Sequence[str], flags: Sequence[str]) -> list[Path]:
@@ -57,17 +61,15 @@ def compile_parts(folder: Path, parts: Sequence[str], flags: Sequence[str]) -> l
     for number, part in enumerate(parts):
         renamed = [f"-Dmain={part}_main"] if number and part in ("faults", "context") else []
         out = folder / f"{part}.o"
-        command: list[str | Path] = [
-            "gcc",
+        path = source(part)
+        words: list[str | Path] = [
+            COMPILERS[path.suffix],
             *WARNINGS,
             *flags,
             *renamed,
-            "-c",
-            "-o",
-            out,
-            source(part),
+            f"-I{GUEST}",
         ]
-        subprocess.run(command, check=True)
+        subprocess.run([*words, "-c", "-o", out, path], check=True)
         objects.append(out)
     return objects
 
@@ -89,9 +91,13 @@ DEBIANS = libc.Parts(
 """Debian's own C library, as it is."""
 
 
-def archive(folder: Path, parts: Sequence[str], out: Path, library: libc.Parts = DEBIANS) -> None:
-    """Compile a program for ring 0 and make it the archive that a kernel links."""
-    objects = compile_parts(folder / "ring0", parts, list(toolchain.CODE_FLAGS))
+def compiled(folder: Path, parts: Sequence[str]) -> list[Path]:
+    """Compile the parts of a program for ring 0."""
+    return compile_parts(folder / "ring0", parts, list(toolchain.CODE_FLAGS))
+
+
+def archive(folder: Path, objects: Sequence[Path], out: Path, library: libc.Parts) -> None:
+    """Make objects and the C library the archive that a kernel links."""
     app = folder / "app.o"
     link_application(
         objects,
@@ -101,6 +107,14 @@ def archive(folder: Path, parts: Sequence[str], out: Path, library: libc.Parts =
         after=library.after,
     )
     make_archive(app, out)
+
+
+def static(out: Path, objects: Sequence[Path], library: libc.Parts) -> None:
+    """Link the objects of an ordinary static program."""
+    # Neither start files nor the library register unwind tables: they are found by their header.
+    argv: list[str | Path] = ["ld", "-static", "--eh-frame-hdr", "-o", out]
+    argv += [*library.before, *objects, "--start-group", *library.libraries, "--end-group"]
+    subprocess.run([*argv, *library.after], check=True)
 
 
 def _move_tools(old: Path, new: Path) -> None:
@@ -116,17 +130,48 @@ def _move_tools(old: Path, new: Path) -> None:
             os.utime(path, ns=(time, time))
 
 
+def fragments_of(built: Path) -> list[str]:
+    """Return the names of the fragments that a kernel was configured by, in order."""
+    rows = (built / "kconfig" / "report.txt").read_text(encoding="utf-8").splitlines()
+    return [Path(name).stem for name in dict.fromkeys(row.partition(":")[0] for row in rows)]
+
+
+def _configure(built: Path, folder: Path, fragments: Sequence[str]) -> Path:
+    """Write the configuration of a built kernel with more fragments."""
+    tree = sources.read_tree(built / "sources.manifest.json")
+    names = dict.fromkeys((*fragments_of(built), *fragments))
+    files = [ROOT / "kconfig" / f"{name}.config" for name in names]
+    out, report = folder / "config", folder / "kconfig.txt"
+    log = folder / "kconfig.log"
+    kconfig.configure(tree.path, tree.version, files, out, report=report, log=log)
+    return out
+
+
 def relink(built: Path, folder: Path, parts: Sequence[str], library: libc.Parts = DEBIANS) -> Ring0:
+    """Compile a program and link it into a copy of a built kernel, see :func:`link`."""
+    return link(built, folder, compiled(folder, parts), library)
+
+
+def link(
+    built: Path,
+    folder: Path,
+    objects: Sequence[Path],
+    library: libc.Parts,
+    *,
+    fragments: Sequence[str] = (),
+) -> Ring0:
     """Link another application into a copy of a built kernel.
 
     :param built: build/APP of an application that was built.
-    :param folder: an empty one.
+    :param folder: takes the result; nothing of another one may be there.
+    :param fragments: of kconfig/, in addition to what every image has; what they change in the copy
+        is compiled.
     """
-    archive(folder, parts, folder / "UKL.a", library)
-    return link_kernel(built, folder)
+    archive(folder, objects, folder / "UKL.a", library)
+    return link_kernel(built, folder, fragments)
 
 
-def link_kernel(built: Path, folder: Path) -> Ring0:
+def link_kernel(built: Path, folder: Path, fragments: Sequence[str] = ()) -> Ring0:
     """Link the archive of a folder, its UKL.a, into a copy of a built kernel."""
     built = built.resolve()
     shutil.copy2(built / "initramfs.cpio", folder)
@@ -134,9 +179,12 @@ def link_kernel(built: Path, folder: Path) -> Ring0:
     shutil.copytree(built / "linux", out, symlinks=True)
     _move_tools(built / "linux", out)
     result = Ring0(folder / "suite.bzImage", folder / "suite.vmlinux")
+    config = built / "kconfig" / "config"
+    if fragments:
+        config = _configure(built, folder, fragments)
     linux.build(
         (out / "source").resolve(strict=True),
-        built / "kconfig" / "config",
+        config,
         out,
         bzimage=result.kernel,
         vmlinux=result.vmlinux,

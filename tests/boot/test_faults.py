@@ -18,9 +18,9 @@ import pytest
 
 from tests.boot import ring0
 from tests.boot.conftest import Start, console
-from tests.boot.test_libc import ORDINARY, PARTS
 from tests.boot.test_ring0 import COMPLAINTS, QUIET, parts
 from tests.kernel import Kernel
+from tests.posix.test_posix import ORDINARY, PARTS, with_cxx
 from ukl_build.initconf import Job
 from ukl_build.run.machine import Machine
 from ukl_build.run.outcome import Kind, Outcome
@@ -34,7 +34,7 @@ FAULTS = sorted(FOLDER.glob("*.patch"))
 GUEST_S = 200.0
 
 SUITE = ("context", "faults")
-LIBC = ("timers", "threads")
+POSIX = ("timers", "threads")
 """What can run: parts of the two programs of the tests."""
 
 
@@ -51,14 +51,14 @@ class Bench:
 
     def link(self, run: str) -> None:
         """Make the archive that the next kernel is linked with."""
-        wanted = "libc" if run in LIBC else "suite"
+        wanted = "posix" if run in POSIX else "suite"
         if wanted == self.built:
             return
         work = self.folder / "archive"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
-        what = PARTS if wanted == "libc" else ring0.SUITE
-        ring0.archive(work, what, work / "UKL.a", self.libc)
+        objects = ring0.compiled(work, PARTS if wanted == "posix" else ring0.SUITE)
+        ring0.archive(work, objects, work / "UKL.a", self.libc)
         shutil.copy2(work / "UKL.a", self.folder)
         self.built = wanted
 
@@ -91,7 +91,7 @@ def jobs(run: str) -> tuple[Job, ...]:
     if run == "leak":
         words = ("/tests/stress", "leak", ring0.RING0, "1000", "0")
         return (Job(words, any_end=True, timeout_s=150),)
-    paths = (ORDINARY if run in LIBC else ring0.ORDINARY, ring0.RING0)
+    paths = (ORDINARY if run in POSIX else ring0.ORDINARY, ring0.RING0)
     return tuple(Job((path, run), any_end=True, timeout_s=90) for path in paths)
 
 
@@ -124,11 +124,13 @@ def bench(
 ) -> Bench:
     folder = tmp_path_factory.mktemp("bench")
     kernel = Kernel.create(folder)
-    programs = {**ordinary, ORDINARY: ring0.ordinary(folder, "libc", PARTS)}
-    return Bench(kernel, folder, programs, library)
+    library = with_cxx(library)
+    posix = folder / "posix"
+    ring0.static(posix, ring0.compiled(folder, PARTS), library)
+    return Bench(kernel, folder, {**ordinary, ORDINARY: posix}, library)
 
 
-@pytest.mark.parametrize("run", [*SUITE, "leak", *LIBC])
+@pytest.mark.parametrize("run", [*SUITE, "leak", *POSIX])
 def test_without_a_fault_all_is_well(bench: Bench, start: Start, run: str) -> None:
     assert bench.boot(start, run) == []
 

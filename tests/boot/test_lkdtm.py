@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.boot.conftest import Start
-from tests.boot.ring0 import ordinary
+from tests.boot.ring0 import fragments_of, ordinary
 from ukl_build import toolchain
 from ukl_build.cache import Cache
 from ukl_build.initconf import Job
@@ -111,10 +111,8 @@ def twin(built_for_tests: Path) -> Path:
     out = built_for_tests.parent / "twin"
     out.mkdir(exist_ok=True)
     shutil.copy2(built_for_tests / "initramfs.cpio", out)
-    rows = (built_for_tests / "kconfig" / "report.txt").read_text(encoding="utf-8").splitlines()
-    names = dict.fromkeys(row.partition(":")[0] for row in rows)
-    files = [PROJECT / "kconfig" / f"{Path(name).stem}.config" for name in names]
-    files = [path for path in files if path.stem != "ukl"]
+    names = [name for name in fragments_of(built_for_tests) if name != "ukl"]
+    files = [PROJECT / "kconfig" / f"{name}.config" for name in names]
     config = out / "kconfig" / "config"
     tree = (built_for_tests / "linux" / "source").resolve(strict=True)
     report = out / "report.txt"

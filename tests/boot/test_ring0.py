@@ -3,7 +3,7 @@
 
 Lines of the guest's programs: ``ok NAME``, ``not ok NAME: why``, ``# same NAME VALUES`` where only
 both rings together tell what is right, and ``# begin PROGRAM RING ADDRESS`` and ``# end PROGRAM``
-around them.
+around them.  A program may say where each check is: ``ok NAME FILE:LINE``.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ class Part:
     good: list[str] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
     same: dict[str, str] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
+    """Where checks are, for those that say so."""
     ended: bool = False
 
 
@@ -77,8 +79,9 @@ def parts(lines: list[str]) -> list[Part]:
             case ["#", "same", rest]:
                 name, _, values = rest.partition(" ")
                 found[-1].same[name] = values
-            case ["ok", name]:
+            case ["ok", name, *place]:
                 found[-1].good.append(name)
+                found[-1].places.update((name, where) for where in place)
             case ["not", "ok", rest]:
                 found[-1].bad.append(rest)
     return found

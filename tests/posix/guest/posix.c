@@ -5,15 +5,15 @@
  * Built twice: linked into the kernel, and as an ordinary static program.  Both must pass, and
  * must have made the same checks.
  *
- *     libc THEME...
- *     libc child WHAT [ARGUMENT...]	for the themes' own use
+ *     posix THEME...
+ *     posix child WHAT [ARGUMENT...]	for the themes' own use
  */
-#include "libc.h"
+#include "posix.h"
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/wait.h>
 
-unsigned long libc_data = 1;
+unsigned long posix_data = 1;
 
 static const struct theme {
 	const char *name;
@@ -33,6 +33,10 @@ static const struct theme {
 	{ "process", process_suite },
 	{ "names", names_suite },
 	{ "pins", pins_suite },
+	{ "disk", disk_suite },
+	{ "cxx", cxx_suite },
+	{ "limits", limits_suite },
+	{ "values", values_suite },
 };
 
 int ring(void)
@@ -49,6 +53,20 @@ double seconds(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return now.tv_sec + now.tv_nsec / 1e9;
+}
+
+void same(const char *name, const char *place, const char *format, ...)
+{
+	char line[1000];
+	va_list args;
+	int n = snprintf(line, sizeof(line), "# same %s %s ", name, place);
+
+	va_start(args, format);
+	n += vsnprintf(line + n, sizeof(line) - n - 1, format, args);
+	va_end(args);
+	NEED(n < (int)sizeof(line) - 1);
+	line[n++] = '\n';
+	NEED(write(1, line, n) == n);
 }
 
 void nap(int ms)
@@ -143,6 +161,8 @@ static int child(int argc, char **argv)
 		return string_child();
 	if (!strncmp(argv[0], "runtime.", 8))
 		return runtime_child(argv[0] + 8);
+	if (!strncmp(argv[0], "cxx.", 4))
+		return cxx_child(argv[0] + 4);
 	return process_child(argc, argv);
 }
 
@@ -150,7 +170,7 @@ static int run(const struct theme *theme)
 {
 	int ret;
 
-	printf("# begin %s %d %p\n", theme->name, ring(), (void *)&libc_data);
+	printf("# begin %s %d %p\n", theme->name, ring(), (void *)&posix_data);
 	fflush(stdout);
 	ret = theme->run();
 	printf("# end %s %d\n", theme->name, ret);

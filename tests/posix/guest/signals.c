@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Signals of every kind: how they come, what they interrupt, and faults that are handled. */
-#include "libc.h"
+#include "posix.h"
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
@@ -19,6 +19,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <ucontext.h>
 
 #define PAGE 4096
@@ -317,7 +318,7 @@ static long block_flock(void)
 	static int fd = -1;
 
 	if (fd < 0)
-		fd = open("/tmp/libc_signals", O_RDWR);
+		fd = open("/tmp/posix_signals", O_RDWR);
 	return fcntl(fd, F_OFD_SETLKW, &lock);
 }
 
@@ -409,8 +410,8 @@ static void test_interruptions(void)
 	NEED(listener >= 0 && bind(listener, &(struct sockaddr){ .sa_family = AF_UNIX }, 2) == 0 && listen(listener, 5) == 0);
 	queue = msgget(IPC_PRIVATE, 0600 | IPC_CREAT);
 	NEED(queue >= 0);
-	put_file("/tmp/libc_signals", "lock");
-	lock_fd = open("/tmp/libc_signals", O_RDWR);
+	put_file("/tmp/posix_signals", "lock");
+	lock_fd = open("/tmp/posix_signals", O_RDWR);
 	NEED(fcntl(lock_fd, F_OFD_SETLK, &lock) == 0);
 	pid = fork();
 	if (!pid) {
@@ -454,7 +455,7 @@ static void test_interruptions(void)
 	close(listener);
 	close(lock_fd);
 	msgctl(queue, IPC_RMID, NULL);
-	unlink("/tmp/libc_signals");
+	unlink("/tmp/posix_signals");
 	signal(SIGUSR1, SIG_DFL);
 	signal(SIGUSR2, SIG_DFL);
 }
@@ -481,17 +482,42 @@ static void *wait_for_signal(void *arg)
 	return sigwaitinfo(&set, &info) == SIGRTMIN + 5 && info.si_value.sival_ptr == arg ? arg : NULL;
 }
 
+static int read_own_signals(void *arg)
+{
+	struct signalfd_siginfo info;
+
+	/* What is pending for the parent is not for the child. */
+	if (read(*(int *)arg, &info, sizeof(info)) >= 0 || errno != EAGAIN)
+		return 1;
+	raise(SIGRTMIN + 6);
+	return read(*(int *)arg, &info, sizeof(info)) != sizeof(info) || (int)info.ssi_signo != SIGRTMIN + 6 ||
+	       (int)info.ssi_pid != getpid();
+}
+
+static void *queue_late(void *arg)
+{
+	union sigval value = { .sival_int = 88 };
+
+	nap(30);
+	sigqueue(getpid(), SIGRTMIN + 2, value);
+	return arg;
+}
+
 static void test_queues(void)
 {
 	struct timespec zero = { 0 }, little = { .tv_nsec = 20000000 }, deadline = { .tv_sec = DEADLINE_S };
 	struct signalfd_siginfo read_info[4];
+	struct epoll_event event = { .events = EPOLLIN };
 	struct pollfd pollfd;
 	union sigval value;
-	int good = 1, sig, fd;
+	int good = 1, sig, fd, epoll;
 	pthread_t thread;
 	siginfo_t info;
-	sigset_t set;
+	sigset_t set, set_3;
 	void *ret;
+
+	sigemptyset(&set_3);
+	sigaddset(&set_3, SIGRTMIN + 3);
 
 	sigemptyset(&set);
 	for (int i = 0; i < 8; i++)
@@ -553,7 +579,28 @@ static void test_queues(void)
 	sigdelset(&set, SIGRTMIN + 3);
 	CHECK("signals.signalfd.change", signalfd(fd, &set, 0) == fd && sigqueue(getpid(), SIGRTMIN + 3, value) == 0 &&
 	      read(fd, read_info, sizeof(read_info)) < 0 && errno == EAGAIN);
+	epoll = epoll_create1(EPOLL_CLOEXEC);
+	CHECK("signals.signalfd.epoll", sigtimedwait(&set_3, &info, &zero) == SIGRTMIN + 3 &&
+	      epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) == 0 && epoll_wait(epoll, &event, 1, 0) == 0 &&
+	      raise(SIGRTMIN + 4) == 0 && epoll_wait(epoll, &event, 1, DEADLINE_S * 1000) == 1 && event.events == EPOLLIN);
+	close(epoll);
+	/* Who reads gets his own, whoever made it. */
+	CHECK("signals.signalfd.fork", exited(in_child(read_own_signals, &fd), 0) && read(fd, read_info, sizeof(read_info)) == sizeof(*read_info) &&
+	      (int)read_info[0].ssi_signo == SIGRTMIN + 4);
+	raise(SIGRTMIN + 4);
+	errno = 0;
+	CHECK("signals.signalfd.short_read", read(fd, read_info, sizeof(*read_info) - 1) < 0 && errno == EINVAL &&
+	      read(fd, read_info, sizeof(read_info)) == sizeof(*read_info));
+	errno = 0;
+	CHECK("signals.signalfd.not_one", signalfd(1, &set, 0) < 0 && errno == EINVAL && signalfd(-1, &set, 0x7777) < 0 && errno == EINVAL);
+	CHECK("signals.signalfd.cloexec", fcntl(fd, F_GETFD) == FD_CLOEXEC);
 	close(fd);
+	CHECK("signals.signalfd.blocking", (fd = signalfd(-1, &set, 0)) >= 0 && pthread_create(&thread, NULL, queue_late, NULL) == 0 &&
+	      read(fd, read_info, sizeof(*read_info)) == sizeof(*read_info) && (int)read_info[0].ssi_signo == SIGRTMIN + 2 &&
+	      read_info[0].ssi_int == 88 && pthread_join(thread, &ret) == 0);
+	close(fd);
+	value.sival_int = 4321;
+	sigqueue(getpid(), SIGRTMIN + 3, value);
 	sigaddset(&set, SIGRTMIN + 3);
 	CHECK("signals.realtime.left_over", sigtimedwait(&set, &info, &zero) == SIGRTMIN + 3);
 	CHECK("signals.sigqueue.limit", ({
@@ -633,6 +680,127 @@ static int faulted(volatile char *p, int write_it)
 			(void)*p;
 	}
 	return fault_signal && address == p;
+}
+
+static __thread sigjmp_buf thread_back;
+static __thread void *volatile thread_address;
+
+static void jump_in_thread(int sig, siginfo_t *info, void *context)
+{
+	(void)sig;
+	(void)context;
+	thread_address = info->si_addr;
+	siglongjmp(thread_back, 1);
+}
+
+static void *fault_often(void *arg)
+{
+	volatile char *page = arg;
+	volatile int bad = 0;
+
+	for (volatile int i = 0; i < 300; i++) {
+		thread_address = NULL;
+		if (!sigsetjmp(thread_back, 1)) {
+			page[i] = i;
+			bad++;
+		}
+		bad += thread_address != page + i;
+	}
+	return bad ? arg : NULL;
+}
+
+static char *volatile second;
+static sigjmp_buf inner_back;
+static volatile int inner;
+
+/* Faults itself, within the handler of a fault. */
+static void fault_again(int sig, siginfo_t *info, void *context)
+{
+	(void)sig;
+	(void)context;
+	if (info->si_addr == second) {
+		inner++;
+		siglongjmp(inner_back, 1);
+	}
+	address = info->si_addr;
+	if (!sigsetjmp(inner_back, 1))
+		*second = 1;
+	siglongjmp(back, 2);
+}
+
+static int compare_there(const void *a, const void *b)
+{
+	return **(char *const *)a - **(char *const *)b;
+}
+
+static __attribute__((noinline)) void fault_at_depth(volatile char *page, int n)
+{
+	volatile char frame[200];
+
+	frame[0] = n;
+	if (n)
+		fault_at_depth(page, n - 1);
+	*page = frame[0];
+}
+
+static void test_jumps_out(void)
+{
+	char *page = mmap(NULL, 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *pointers[4] = { "b", "a", page, "c" };
+	struct iovec iov = { page, 10 };
+	volatile double kept = 1.25;
+	pthread_t threads[4];
+	volatile int value;
+	int bad = 0, fds[2];
+	void *ret;
+	FILE *file;
+
+	NEED(page != MAP_FAILED);
+	second = page + PAGE;
+	handle(SIGSEGV, jump_out, 0);
+	for (int i = 0; i < 1000; i++)
+		bad += !faulted(page + i, i & 1);
+	EQUAL("signals.jump.thousand", bad, 0);
+	/* The signal is blocked while its handler runs, and no more behind the jump. */
+	CHECK("signals.jump.mask", faulted(page, 0) && !is_in(get_mask, SIGSEGV));
+	fault_signal = 0;
+	if (!sigsetjmp(back, 1))
+		fault_at_depth(page + 7, 50);
+	CHECK("signals.jump.fifty_frames", fault_signal == SIGSEGV && address == page + 7);
+	fault_signal = 0;
+	if (!sigsetjmp(back, 1))
+		qsort(pointers, 4, sizeof(*pointers), compare_there);
+	CHECK("signals.jump.out_of_qsort", fault_signal == SIGSEGV && address == page);
+	fault_signal = 0;
+	file = fopen("/dev/null", "w");
+	NEED(file);
+	if (!sigsetjmp(back, 1))
+		fprintf(file, "%s", page + 100);
+	CHECK("signals.jump.out_of_printf", fault_signal == SIGSEGV && (char *)address >= page && (char *)address <= page + 100);
+	kept = kept * 2;
+	CHECK("signals.jump.floats", faulted(page, 0) && kept == 2.5);
+	handle(SIGSEGV, fault_again, SA_NODEFER);
+	value = sigsetjmp(back, 1);
+	if (!value)
+		*(volatile char *)page = 1;
+	CHECK("signals.jump.nested", value == 2 && inner == 1 && address == page);
+	handle(SIGSEGV, jump_in_thread, 0);
+	for (int i = 0; i < 4; i++)
+		NEED(pthread_create(&threads[i], NULL, fault_often, page) == 0);
+	for (int i = bad = 0; i < 4; i++) {
+		pthread_join(threads[i], &ret);
+		bad += ret != NULL;
+	}
+	EQUAL("signals.jump.threads", bad, 0);
+	/* What the kernel touches on behalf of the program is no fault of its. */
+	handle(SIGSEGV, jump_out, 0);
+	fault_signal = 0;
+	errno = 0;
+	CHECK("signals.jump.not_by_kernel", pipe(fds) == 0 && writev(fds[1], &iov, 1) < 0 && errno == EFAULT && !fault_signal);
+	signal(SIGSEGV, SIG_DFL);
+	close(fds[0]);
+	close(fds[1]);
+	munmap(page, 2 * PAGE);
 }
 
 static char alternate_static[ALTERNATE] __attribute__((aligned(16)));
@@ -738,9 +906,12 @@ static void test_faults(void)
 	CHECK("signals.segv.null", faulted((char *)16, 0) && fault_code == SEGV_MAPERR);
 	CHECK("signals.segv.constant", faulted((char *)"constant", 1) && fault_code == SEGV_ACCERR);
 	CHECK("signals.segv.code", faulted((char *)faulted, 1) && fault_code == SEGV_ACCERR);
-	for (int i = 0; i < 1000; i++)
-		bad += !faulted(page + i, i & 1);
-	EQUAL("signals.segv.thousand", bad, 0);
+	/* Behind the last page, and in it by all but the last byte. */
+	touched = page + 4 * PAGE - 2;
+	fault_signal = 0;
+	if (!sigsetjmp(back, 1))
+		got = *(volatile unsigned int *)touched;
+	CHECK("signals.segv.over_the_edge", fault_signal == SIGSEGV && (address == touched || address == page + 4 * PAGE));
 	/* By the kernel's hand it is an error, no signal. */
 	fault_signal = 0;
 	errno = 0;
@@ -755,13 +926,13 @@ static void test_faults(void)
 		got = strlen(hole + PAGE);
 	CHECK("signals.segv.strlen", fault_signal == SIGSEGV && (char *)address >= hole + PAGE - 64 && (char *)address < hole + 2 * PAGE);
 
-	put_file("/tmp/libc_signals", "short");
-	fd = open("/tmp/libc_signals", O_RDWR);
+	put_file("/tmp/posix_signals", "short");
+	fd = open("/tmp/posix_signals", O_RDWR);
 	fix_page = mmap(NULL, 2 * PAGE, RW, MAP_SHARED, fd, 0);
 	NEED(fix_page != MAP_FAILED);
 	CHECK("signals.bus.behind_end", faulted(fix_page + PAGE + 3, 0) && fault_signal == SIGBUS && fault_code == BUS_ADRERR);
 	close(fd);
-	unlink("/tmp/libc_signals");
+	unlink("/tmp/posix_signals");
 	munmap(fix_page, 2 * PAGE);
 	fault_signal = 0;
 	if (!sigsetjmp(back, 1))
@@ -793,6 +964,24 @@ static void test_faults(void)
 	strcpy(static_page, "copied from a global");
 	memcpy(hole + PAGE - 10, static_page, 20);
 	CHECK("signals.fix.over_the_edge", !memcmp(hole + PAGE - 10, "copied from a global", 20) && faults == 6);
+	/* A word that is added to once, though the instruction is begun twice. */
+	mprotect(page, PAGE, PROT_READ);
+	faults = 0;
+	got = *(volatile unsigned long *)page;
+	__atomic_add_fetch((unsigned long *)page, 3, __ATOMIC_SEQ_CST);
+	CHECK("signals.fix.atomic", *(unsigned long *)page == got + 3 && faults == 1 && address == page);
+	mprotect(page, 2 * PAGE, PROT_NONE);
+	faults = 0;
+	asm volatile("movdqu %%xmm0, (%0)" : : "r"(page + PAGE - 8) : "memory");
+	CHECK("signals.fix.vector", faults == 2);
+	/* What the kernel was asked to write is not repeated: it is an error. */
+	mprotect(page, PAGE, PROT_READ);
+	faults = 0;
+	errno = 0;
+	fd = open("/dev/zero", O_RDONLY);
+	CHECK("signals.fix.not_by_kernel", read(fd, page, 10) < 0 && errno == EFAULT && faults == 0);
+	close(fd);
+	page[0] = 'w';
 	handle(SIGSEGV, skip, 0);
 	faults = 0;
 	munmap(hole, 4 * PAGE);
@@ -846,5 +1035,6 @@ int signals_suite(void)
 	test_interruptions();
 	test_queues();
 	test_faults();
+	test_jumps_out();
 	return check_failed;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Cancellation of threads: where they wait, where they compute, and what is cleaned up. */
-#include "libc.h"
+#include "posix.h"
 #include <fcntl.h>
 #include <pthread.h>
 #include <poll.h>

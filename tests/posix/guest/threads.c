@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Threads, what they wait for, and the stacks they run on. */
-#include "libc.h"
+#include "posix.h"
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
 #include <semaphore.h>
@@ -128,13 +129,13 @@ static void test_one_mutex(const char *what, int type, int protocol)
 	make_mutex(&made, type, protocol, PTHREAD_MUTEX_STALLED, PTHREAD_PROCESS_PRIVATE);
 	counter = 0;
 	bad = together(THREADS, count_up, &made);
-	snprintf(name, sizeof(name), "threads.mutex.%s.count", what);
+	snprintf(name, sizeof(name), "threads.%s.count", what);
 	check(!bad && counter == THREADS * ROUNDS, name, "%d bad, %ld", bad, counter);
 	pthread_mutex_lock(&made);
-	snprintf(name, sizeof(name), "threads.mutex.%s.busy", what);
+	snprintf(name, sizeof(name), "threads.%s.busy", what);
 	CHECK(name, together(2, try_busy, &made) == 0);
 	pthread_mutex_unlock(&made);
-	snprintf(name, sizeof(name), "threads.mutex.%s.free_again", what);
+	snprintf(name, sizeof(name), "threads.%s.free_again", what);
 	CHECK(name, pthread_mutex_trylock(&made) == 0 && pthread_mutex_unlock(&made) == 0 && pthread_mutex_destroy(&made) == 0);
 }
 
@@ -224,18 +225,99 @@ static void test_robust_waiter(const char *name, int protocol)
 	check(!ret[0] && waiter.got == EOWNERDEAD, name, "%d", waiter.got);
 }
 
+/* A waiter of a higher priority lends it to the owner. */
+struct lender {
+	pthread_mutex_t mutex;
+	atomic_int owner, waiter, done;
+};
+
+/* The priority of a thread of the process as the scheduler has it: real-time ones are negative. */
+static int priority_of(int tid)
+{
+	int priority = 0;
+	char path[60];
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
+	sscanf(strrchr(file_text(path), ')'), ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*u %*u %d", &priority);
+	return priority;
+}
+
+static void *own_for_a_while(void *arg)
+{
+	struct lender *lender = arg;
+
+	pthread_mutex_lock(&lender->mutex);
+	lender->owner = gettid();
+	while (!lender->done)
+		nap(1);
+	pthread_mutex_unlock(&lender->mutex);
+	lender->done = 2;
+	while (lender->done != 3)
+		nap(1);
+	return NULL;
+}
+
+static void *wait_with_priority(void *arg)
+{
+	struct sched_param param = { .sched_priority = 7 };
+	struct lender *lender = arg;
+
+	if (pthread_setschedparam(pthread_self(), SCHED_FIFO, &param))
+		return arg;
+	lender->waiter = gettid();
+	pthread_mutex_lock(&lender->mutex);
+	pthread_mutex_unlock(&lender->mutex);
+	return NULL;
+}
+
+static void test_inheritance(void)
+{
+	static struct lender lender;	/* its futex is a global */
+	struct timespec until = from_now(CLOCK_REALTIME, DEADLINE_S * 1000L);
+	struct { pthread_mutex_t mutex; volatile long count; } *shared;
+	pthread_t threads[2];
+	pthread_attr_t attr;
+	int status;
+	pid_t pid;
+
+	make_mutex(&lender.mutex, PTHREAD_MUTEX_NORMAL, PTHREAD_PRIO_INHERIT, PTHREAD_MUTEX_STALLED, PTHREAD_PROCESS_PRIVATE);
+	pthread_attr_init(&attr);
+	NEED(pthread_create(&threads[0], &attr, own_for_a_while, &lender) == 0 && SOON(lender.owner));
+	EQUAL("threads.inherit.priority_before", priority_of(lender.owner), 20);
+	NEED(pthread_create(&threads[1], &attr, wait_with_priority, &lender) == 0);
+	CHECK("threads.inherit.priority_lent", SOON(lender.waiter && priority_of(lender.owner) == -1 - 7));
+	/* The word of the mutex names its owner, and says that somebody waits. */
+	EQUAL("threads.inherit.owner_in_word", (unsigned int)lender.mutex.__data.__lock, FUTEX_WAITERS | (unsigned int)lender.owner);
+	lender.done = 1;
+	CHECK("threads.inherit.priority_returned", SOON(lender.done == 2) && SOON(priority_of(lender.owner) == 20));
+	lender.done = 3;
+	for (int i = 0; i < 2; i++)
+		pthread_join(threads[i], NULL);
+	EQUAL("threads.inherit.timed", pthread_mutex_timedlock(&lender.mutex, &until), 0);
+
+	shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	NEED(shared != MAP_FAILED);
+	make_mutex(&shared->mutex, PTHREAD_MUTEX_NORMAL, PTHREAD_PRIO_INHERIT, PTHREAD_MUTEX_STALLED, PTHREAD_PROCESS_SHARED);
+	pid = fork();
+	if (!pid)
+		_exit(count_in_child(shared));
+	status = count_in_child(shared);
+	CHECK("threads.inherit.process_shared", reap(pid) == 0 && status == 0 && shared->count == 1000);
+	munmap(shared, 4096);
+}
+
 static void test_mutexes(void)
 {
 	pthread_mutex_t made;
 
 	counter = 0;
 	CHECK("threads.mutex.static", together(THREADS, count_up, &mutex) == 0 && counter == THREADS * ROUNDS);
-	test_one_mutex("normal", PTHREAD_MUTEX_NORMAL, PTHREAD_PRIO_NONE);
-	test_one_mutex("recursive", PTHREAD_MUTEX_RECURSIVE, PTHREAD_PRIO_NONE);
-	test_one_mutex("errorcheck", PTHREAD_MUTEX_ERRORCHECK, PTHREAD_PRIO_NONE);
-	test_one_mutex("adaptive", PTHREAD_MUTEX_ADAPTIVE_NP, PTHREAD_PRIO_NONE);
-	test_one_mutex("inherit", PTHREAD_MUTEX_NORMAL, PTHREAD_PRIO_INHERIT);
-	test_one_mutex("inherit_recursive", PTHREAD_MUTEX_RECURSIVE, PTHREAD_PRIO_INHERIT);
+	test_one_mutex("mutex.normal", PTHREAD_MUTEX_NORMAL, PTHREAD_PRIO_NONE);
+	test_one_mutex("mutex.recursive", PTHREAD_MUTEX_RECURSIVE, PTHREAD_PRIO_NONE);
+	test_one_mutex("mutex.errorcheck", PTHREAD_MUTEX_ERRORCHECK, PTHREAD_PRIO_NONE);
+	test_one_mutex("mutex.adaptive", PTHREAD_MUTEX_ADAPTIVE_NP, PTHREAD_PRIO_NONE);
+	test_one_mutex("inherit.normal", PTHREAD_MUTEX_NORMAL, PTHREAD_PRIO_INHERIT);
+	test_one_mutex("inherit.recursive", PTHREAD_MUTEX_RECURSIVE, PTHREAD_PRIO_INHERIT);
 
 	make_mutex(&made, PTHREAD_MUTEX_RECURSIVE, PTHREAD_PRIO_NONE, PTHREAD_MUTEX_STALLED, PTHREAD_PROCESS_PRIVATE);
 	CHECK("threads.mutex.recursion", pthread_mutex_lock(&made) == 0 && pthread_mutex_lock(&made) == 0 &&
@@ -245,8 +327,11 @@ static void test_mutexes(void)
 	CHECK("threads.mutex.deadlock_found", pthread_mutex_lock(&made) == 0 && pthread_mutex_lock(&made) == EDEADLK);
 	CHECK("threads.mutex.not_the_owner", together(1, unlock_foreign, &made) == 0 && pthread_mutex_unlock(&made) == 0);
 	make_mutex(&made, PTHREAD_MUTEX_ERRORCHECK, PTHREAD_PRIO_INHERIT, PTHREAD_MUTEX_STALLED, PTHREAD_PROCESS_PRIVATE);
-	CHECK("threads.mutex.inherit_deadlock", pthread_mutex_lock(&made) == 0 && pthread_mutex_lock(&made) == EDEADLK &&
+	CHECK("threads.inherit.deadlock_found", pthread_mutex_lock(&made) == 0 && pthread_mutex_lock(&made) == EDEADLK &&
 	      pthread_mutex_unlock(&made) == 0);
+	CHECK("threads.inherit.not_the_owner", pthread_mutex_lock(&made) == 0 && together(1, unlock_foreign, &made) == 0 &&
+	      pthread_mutex_unlock(&made) == 0);
+	test_inheritance();
 	test_robust("plain", PTHREAD_PRIO_NONE);
 	test_robust("inherit", PTHREAD_PRIO_INHERIT);
 	test_robust_waiter("threads.robust.plain.waiter", PTHREAD_PRIO_NONE);
@@ -388,6 +473,96 @@ static void *meet(void *arg)
 	return arg;
 }
 
+static int written[16];
+
+/* What each has written before is seen by all behind the barrier. */
+static void *exchange(void *arg)
+{
+	int me = arrived++, sum = 0;
+
+	written[me] = me + 1;
+	pthread_barrier_wait(arg);
+	for (int i = 0; i < 16; i++)
+		sum += written[i];
+	wrong += sum != 136;
+	return NULL;
+}
+
+static volatile sig_atomic_t signals_seen;
+
+static void count_signal(int sig)
+{
+	(void)sig;
+	signals_seen++;
+}
+
+static atomic_int waiter_tid;
+
+static void *meet_once(void *arg)
+{
+	int ret;
+
+	waiter_tid = gettid();
+	ret = pthread_barrier_wait(arg);
+	return ret == 0 || ret == PTHREAD_BARRIER_SERIAL_THREAD ? NULL : arg;
+}
+
+static int meet_in_child(void *arg)
+{
+	for (int i = 0; i < 50; i++)
+		pthread_barrier_wait(arg);
+	return 0;
+}
+
+static void test_barriers(void)
+{
+	pthread_barrierattr_t attr;
+	pthread_barrier_t *shared;
+	pthread_t thread;
+	void *ret;
+	int kind;
+	pid_t pid;
+
+	pthread_barrier_init(&barrier, NULL, THREADS);
+	together(THREADS, meet, NULL);
+	EQUAL("threads.barrier.serial", serial, 100);
+	EQUAL("threads.barrier.all_arrived", wrong, 0);
+	EQUAL("threads.barrier.destroy", pthread_barrier_destroy(&barrier), 0);
+	EQUAL("threads.barrier.zero", pthread_barrier_init(&barrier, NULL, 0), EINVAL);
+	CHECK("threads.barrier.one", pthread_barrier_init(&barrier, NULL, 1) == 0 &&
+	      pthread_barrier_wait(&barrier) == PTHREAD_BARRIER_SERIAL_THREAD &&
+	      pthread_barrier_wait(&barrier) == PTHREAD_BARRIER_SERIAL_THREAD && pthread_barrier_destroy(&barrier) == 0);
+	arrived = 0;
+	pthread_barrier_init(&barrier, NULL, 16);
+	CHECK("threads.barrier.sixteen", together(16, exchange, &barrier) == 0 && wrong == 0);
+	pthread_barrier_destroy(&barrier);
+
+	/* A signal interrupts the wait and does not end it. */
+	signal(SIGUSR1, count_signal);
+	signals_seen = 0;
+	pthread_barrier_init(&barrier, NULL, 2);
+	NEED(pthread_create(&thread, NULL, meet_once, &barrier) == 0 && SOON(waiter_tid));
+	pthread_kill(thread, SIGUSR1);
+	CHECK("threads.barrier.signal", SOON(signals_seen == 1) && pthread_tryjoin_np(thread, &ret) == EBUSY);
+	kind = pthread_barrier_wait(&barrier);
+	CHECK("threads.barrier.after_signal", (kind == 0 || kind == PTHREAD_BARRIER_SERIAL_THREAD) &&
+	      pthread_join(thread, &ret) == 0 && !ret);
+	signal(SIGUSR1, SIG_DFL);
+	pthread_barrier_destroy(&barrier);
+
+	shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	NEED(shared != MAP_FAILED);
+	pthread_barrierattr_init(&attr);
+	pthread_barrierattr_setpshared(&attr, PTHREAD_PROCESS_SHARED);
+	pthread_barrier_init(shared, &attr, 2);
+	pid = fork();
+	if (!pid)
+		_exit(meet_in_child(shared));
+	meet_in_child(shared);
+	EQUAL("threads.barrier.process_shared", reap(pid), 0);
+	munmap(shared, 4096);
+}
+
 static pthread_rwlock_t rwlock = PTHREAD_RWLOCK_INITIALIZER;
 static atomic_int readers, writers, most;
 static long guarded[2];
@@ -514,13 +689,6 @@ static void test_others(void)
 	int reads, value = -1;
 	sem_t *shared;
 
-	pthread_barrier_init(&barrier, NULL, THREADS);
-	together(THREADS, meet, NULL);
-	EQUAL("threads.barrier.serial", serial, 100);
-	EQUAL("threads.barrier.all_arrived", wrong, 0);
-	CHECK("threads.barrier.destroy", pthread_barrier_destroy(&barrier) == 0 &&
-	      pthread_barrier_init(&barrier, NULL, 0) == EINVAL);
-
 	together(THREADS, read_and_write, NULL);
 	CHECK("threads.rwlock.exclusion", wrong == 0 && guarded[0] == guarded[1] && guarded[0] > 100);
 	together(THREADS, read_together, NULL);
@@ -553,10 +721,10 @@ static void test_others(void)
 	until = from_now(CLOCK_REALTIME, DEADLINE_S * 1000);
 	CHECK("threads.semaphore.process_shared", in_child(post_in_child, shared) == 0 && sem_timedwait(shared, &until) == 0);
 	munmap(shared, 4096);
-	sem_unlink("/libc_suite");
-	shared = sem_open("/libc_suite", O_CREAT | O_EXCL, 0600, 0);
-	CHECK("threads.semaphore.named", shared != SEM_FAILED && in_child(post_named, "/libc_suite") == 0 &&
-	      sem_timedwait(shared, &until) == 0 && sem_close(shared) == 0 && sem_unlink("/libc_suite") == 0);
+	sem_unlink("/posix_suite");
+	shared = sem_open("/posix_suite", O_CREAT | O_EXCL, 0600, 0);
+	CHECK("threads.semaphore.named", shared != SEM_FAILED && in_child(post_named, "/posix_suite") == 0 &&
+	      sem_timedwait(shared, &until) == 0 && sem_close(shared) == 0 && sem_unlink("/posix_suite") == 0);
 	counter = 0;
 	pthread_spin_init(&spin, PTHREAD_PROCESS_PRIVATE);
 	together(2, spin_count, NULL);
@@ -596,6 +764,56 @@ static void *set_keys(void *arg)
 	return pthread_getspecific(keys[0]) == (void *)n ? NULL : (void *)2;
 }
 
+static int leave_by_exit(void *arg)
+{
+	pthread_setspecific(keys[0], arg);
+	exit(destroyed == 0 ? 6 : 7);
+}
+
+static void end_process(void *value)
+{
+	_exit((long)value);
+}
+
+static int leave_by_pthread_exit(void *arg)
+{
+	pthread_key_t key;
+
+	pthread_key_create(&key, end_process);
+	pthread_setspecific(key, arg);
+	pthread_exit(NULL);
+}
+
+static void *set_null(void *arg)
+{
+	pthread_setspecific(keys[0], arg);
+	pthread_setspecific(keys[0], NULL);
+	return NULL;
+}
+
+static void *no_value(void *arg)
+{
+	return pthread_getspecific(*(pthread_key_t *)arg) ? arg : NULL;
+}
+
+static int exhaust_keys(void *arg)
+{
+	pthread_key_t made[PTHREAD_KEYS_MAX];
+	int n = 0, ret, fresh;
+
+	while (n < PTHREAD_KEYS_MAX && !(ret = pthread_key_create(&made[n], NULL)))
+		pthread_setspecific(made[n], &made[n]), n++;
+	if (n < 900 || pthread_key_create(&made[0], NULL) != EAGAIN)
+		return 1;
+	for (int i = 0; i < n; i++)
+		if (i && pthread_getspecific(made[i]) != &made[i])
+			return 2;
+	/* A key that takes the place of a deleted one has no value of that. */
+	pthread_key_delete(made[n - 1]);
+	fresh = pthread_key_create(&made[n - 1], NULL) == 0 && !pthread_getspecific(made[n - 1]);
+	return !fresh || arg;
+}
+
 static atomic_int forks[3];
 
 static void fork_prepare(void) { forks[0] = forks[0] * 10 + 1; }
@@ -625,7 +843,7 @@ static int leave_main(void *arg)
 
 static void *exec_from_thread(void *arg)
 {
-	execl("/proc/self/exe", "libc", "child", "exit", arg, (char *)NULL);
+	execl("/proc/self/exe", "posix", "child", "exit", arg, (char *)NULL);
 	return NULL;
 }
 
@@ -686,6 +904,16 @@ static void test_lives(void)
 	EQUAL("threads.key.rounds", again, 3);
 	EQUAL("threads.key.threads", together(8, set_keys, (void *)3), 0);
 	EQUAL("threads.key.destructors", destroyed, 124);
+	EQUAL("threads.key.null", together(2, set_null, (void *)1000), 0);
+	EQUAL("threads.key.null_is_not_destroyed", destroyed, 124);
+	pthread_setspecific(keys[0], &keys);
+	EQUAL("threads.key.of_thread", together(2, no_value, &keys[0]), 0);
+	pthread_setspecific(keys[0], NULL);
+	destroyed = 0;
+	EQUAL("threads.key.not_by_exit", in_child(leave_by_exit, (void *)1), 6 << 8);
+	destroyed = 124;
+	EQUAL("threads.key.main_by_pthread_exit", in_child(leave_by_pthread_exit, (void *)31), 31 << 8);
+	EQUAL("threads.key.exhausted", in_child(exhaust_keys, NULL), 0);
 	pthread_setspecific(keys[2], (void *)5);
 	CHECK("threads.key.delete", pthread_key_delete(keys[2]) == 0 && pthread_setspecific(keys[2], NULL) == EINVAL && destroyed == 124);
 
@@ -813,14 +1041,6 @@ static void *signal_me(void *arg)
 	return arg;
 }
 
-static volatile sig_atomic_t signals_seen;
-
-static void count_signal(int sig)
-{
-	(void)sig;
-	signals_seen++;
-}
-
 static void test_stacks(void)
 {
 	struct sigaction action = { .sa_sigaction = on_overflow, .sa_flags = SA_SIGINFO | SA_ONSTACK }, old;
@@ -860,6 +1080,7 @@ static void test_stacks(void)
 	sigaction(SIGSEGV, &old, NULL);
 
 	signal(SIGUSR1, count_signal);
+	signals_seen = 0;
 	pthread_attr_init(&attr);
 	pthread_attr_setstack(&attr, static_stack, sizeof(static_stack));
 	NEED(pthread_create(&thread, &attr, signal_me, static_stack) == 0);
@@ -890,6 +1111,98 @@ static int knows_cpu(void)
 static void *rseq_thread(void *arg)
 {
 	return knows_cpu() && own_rseq()->cpu_id == own_rseq()->cpu_id_start ? NULL : arg;
+}
+
+static atomic_int rseq_wrong;
+static long per_cpu[64 * 8];
+
+/* Adds to the processor's own counter, the classic use: without a lock and without an atomic. */
+static int add_per_cpu(void)
+{
+	struct rseq_cs cs __attribute__((aligned(32))) = { 0 };
+	volatile unsigned long *place = (unsigned long *)((char *)own_rseq() + offsetof(struct rseq, rseq_cs));
+	unsigned int cpu = *(volatile unsigned int *)&own_rseq()->cpu_id_start;
+	int aborted;
+
+	asm volatile("	lea 1f(%%rip), %%rax\n"
+		     "	mov %%rax, 8(%[cs])\n"
+		     "	lea 2f(%%rip), %%rdx\n"
+		     "	sub %%rax, %%rdx\n"
+		     "	mov %%rdx, 16(%[cs])\n"
+		     "	lea 4f(%%rip), %%rax\n"
+		     "	mov %%rax, 24(%[cs])\n"
+		     "	mov %[cs], (%[place])\n"
+		     "1:	cmp %[cpu], %[now]\n"
+		     "	jne 3f\n"
+		     "	mov (%[counter]), %%rax\n"
+		     "	inc %%rax\n"
+		     "	mov %%rax, (%[counter])\n"	/* the last instruction commits */
+		     "2:	xor %[aborted], %[aborted]\n"
+		     "	jmp 5f\n"
+		     "	.byte 0x0f, 0xb9, 0x3d\n"
+		     "	.long 0x53053053\n"
+		     "4:\n"
+		     "3:	mov $1, %[aborted]\n"
+		     "5:"
+		     : [aborted] "=&r"(aborted)
+		     : [cs] "r"(&cs), [place] "r"(place), [cpu] "r"(cpu), [now] "m"(own_rseq()->cpu_id),
+		       [counter] "r"(&per_cpu[cpu % 64 * 8])
+		     : "rax", "rdx", "memory", "cc");
+	*place = 0;
+	return !aborted;
+}
+
+static void *add_often(void *arg)
+{
+	(void)arg;
+	for (int i = 0; i < 20000; i++) {
+		int tries = 0;
+
+		while (!add_per_cpu() && tries < 1000000)
+			tries++;
+		rseq_wrong += tries == 1000000;
+		if (i % 1000 == 0)
+			sched_yield();
+	}
+	return NULL;
+}
+
+static long counted(void)
+{
+	long sum = 0;
+
+	for (unsigned int i = 0; i < ELEMENTS(per_cpu); i++)
+		sum += per_cpu[i];
+	return sum;
+}
+
+static int rseq_in_child(void *arg)
+{
+	return arg || !knows_cpu() || !add_per_cpu();
+}
+
+/* The kernel takes the signature for a sign that the place is meant; without it, it kills. */
+static int unsigned_sequence(void *arg)
+{
+	struct rseq_cs cs __attribute__((aligned(32))) = { 0 };
+	volatile unsigned long *place = (unsigned long *)((char *)own_rseq() + offsetof(struct rseq, rseq_cs));
+
+	asm volatile("	lea 1f(%%rip), %%rax\n"
+		     "	mov %%rax, 8(%[cs])\n"
+		     "	movq $0x1000, 16(%[cs])\n"
+		     "	lea 4f(%%rip), %%rax\n"
+		     "	mov %%rax, 24(%[cs])\n"
+		     "	jmp 5f\n"
+		     "	.quad 0\n"
+		     "4:	ud2\n"
+		     "5:	mov %[cs], (%[place])\n"
+		     "1:"
+		     :
+		     : [cs] "r"(&cs), [place] "r"(place)
+		     : "rax", "memory");
+	for (double end = seconds() + DEADLINE_S; seconds() < end;)
+		sched_yield();
+	return arg != NULL;
 }
 
 /* A sequence that goes on until a signal or another task aborts it. */
@@ -940,6 +1253,13 @@ static void test_rseq(void)
 	EQUAL("threads.rseq.threads", together(4, rseq_thread, &id), 0);
 	errno = 0;
 	CHECK("threads.rseq.only_once", syscall(SYS_rseq, own_rseq(), 32, 0, 0x53053053) < 0 && errno == EBUSY);
+	errno = 0;
+	CHECK("threads.rseq.not_another", syscall(SYS_rseq, per_cpu, 32, 0, 0x53053053) < 0 && errno == EINVAL);
+	CHECK("threads.rseq.commits", add_per_cpu() && counted() == 1);
+	EQUAL("threads.rseq.counters", together(8, add_often, &id), 0);
+	CHECK("threads.rseq.counted", counted() == 160001 && rseq_wrong == 0);
+	EQUAL("threads.rseq.of_fork", in_child(rseq_in_child, NULL), 0);
+	CHECK("threads.rseq.no_signature", killed(in_child(unsigned_sequence, NULL), SIGSEGV));
 	/* In a child: the kernel kills what has a sequence that it does not like. */
 	EQUAL("threads.rseq.aborted", in_child(sequence, NULL), 3 << 8);
 }
@@ -948,6 +1268,7 @@ int threads_suite(void)
 {
 	test_mutexes();
 	test_conditions();
+	test_barriers();
 	test_others();
 	test_lives();
 	test_stacks();

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the themes of libc.c share. */
-#ifndef LIBC_H
-#define LIBC_H
+/* What the themes of posix.c share. */
+#ifndef POSIX_H
+#define POSIX_H
 
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -11,37 +11,41 @@
 #include <time.h>
 #include "check.h"
 
-#define ORDINARY "/tests/libc"		/* the same program, in ring 3 */
+#define ORDINARY "/tests/posix"		/* the same program, in ring 3 */
 #define DEADLINE_S 40			/* what takes as long has hung, however slow the machine */
 #define ELEMENTS(a) (sizeof(a) / sizeof(*(a)))
 
-int ring(void);
-double seconds(void);
 
-/* A check says where it is and what did not hold. */
+/* Every check says where it is. */
+#define PLACE_2(line) __FILE_NAME__ ":" #line
+#define PLACE_1(line) PLACE_2(line)
+#define PLACE PLACE_1(__LINE__)
+#define check(...) (check_place = PLACE, check(__VA_ARGS__))
+
 #define CHECK(name, cond) do {							\
 	int check_good_ = !!(cond);						\
 	int check_errno_ = errno;						\
 										\
-	check(check_good_, name, "%s:%d: %.200s, errno %d", __FILE_NAME__,	\
-	      __LINE__, #cond, check_errno_);					\
+	check(check_good_, name, "%.200s, errno %d", #cond, check_errno_);	\
 } while (0)
 
 #define EQUAL(name, got, want) do {						\
 	long long check_got_ = (long long)(got), check_want_ = (long long)(want);	\
 	int check_errno_ = errno;						\
 										\
-	check(check_got_ == check_want_, name, "%s:%d: %.150s is %lld, not %lld, errno %d",	\
-	      __FILE_NAME__, __LINE__, #got, check_got_, check_want_, check_errno_);	\
+	check(check_got_ == check_want_, name, "%.150s is %lld, not %lld, errno %d",	\
+	      #got, check_got_, check_want_, check_errno_);			\
 } while (0)
 
 #define TEXT(name, got, want) do {						\
 	const char *check_got_ = (got), *check_want_ = (want);			\
 										\
 	check(check_got_ && !strcmp(check_got_, check_want_), name,		\
-	      "%s:%d: \"%.100s\", not \"%.100s\"", __FILE_NAME__, __LINE__,	\
-	      check_got_, check_want_);						\
+	      "\"%.100s\", not \"%.100s\"", check_got_, check_want_);		\
 } while (0)
+
+/* What must be the same in both rings, and nobody but the other one can tell what it is. */
+#define SAME(name, ...) same(name, PLACE, __VA_ARGS__)
 
 /* Wait until something holds; false if it never does. */
 #define SOON(cond) ({								\
@@ -56,11 +60,18 @@ double seconds(void);
 /* What must work for the test itself; its failure is no verdict. */
 #define NEED(cond) do {								\
 	if (!(cond)) {								\
-		check(0, "need", "%s:%d: %.200s, errno %d", __FILE_NAME__, __LINE__, #cond, errno);	\
+		check(0, "need", "%.200s, errno %d", #cond, errno);		\
 		_exit(97);							\
 	}									\
 } while (0)
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+int ring(void);
+double seconds(void);
+__attribute__((format(printf, 3, 4))) void same(const char *name, const char *place, const char *format, ...);
 void nap(int ms);
 /* Status of a child that ends in time; -1 and its end otherwise. */
 int reap(pid_t pid);
@@ -87,10 +98,19 @@ int net_suite(void);
 int process_suite(void);
 int names_suite(void);
 int pins_suite(void);
+int disk_suite(void);
+int cxx_suite(void);
+int limits_suite(void);
+int values_suite(void);
 
 int string_child(void);
 int runtime_child(const char *what);
 int process_child(int argc, char **argv);
+int cxx_child(const char *what);
+
+#ifdef __cplusplus
+}
+#endif
 
 __attribute__((unused)) static int exited(int status, int code)
 {

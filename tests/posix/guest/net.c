@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Sockets: Unix, TCP and UDP over loopback, descriptors over sockets, buffers that are globals. */
-#include "libc.h"
+#include "posix.h"
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <linux/errqueue.h>
@@ -254,7 +254,7 @@ static int write_to_received(void *arg)
 
 static void test_unix(void)
 {
-	struct sockaddr_un address = { .sun_family = AF_UNIX, .sun_path = "/tmp/libc_net" }, hidden = { .sun_family = AF_UNIX };
+	struct sockaddr_un address = { .sun_family = AF_UNIX, .sun_path = "/tmp/posix_net" }, hidden = { .sun_family = AF_UNIX };
 	int pair[2], fds[2], received[3], listener, fd, one = 1, status;
 	struct ucred credentials = { 0 };
 	socklen_t size = sizeof(credentials);
@@ -288,8 +288,8 @@ static void test_unix(void)
 	close(listener);
 	close(fd);
 	unlink(address.sun_path);
-	memcpy(hidden.sun_path, "\0libc_net", 9);
-	size = offsetof(struct sockaddr_un, sun_path) + 9;
+	memcpy(hidden.sun_path, "\0posix_net", 10);
+	size = offsetof(struct sockaddr_un, sun_path) + 10;
 	listener = socket(AF_UNIX, SOCK_DGRAM, 0);
 	fd = socket(AF_UNIX, SOCK_DGRAM, 0);
 	CHECK("net.unix.abstract", bind(listener, (struct sockaddr *)&hidden, size) == 0 &&
@@ -365,14 +365,16 @@ static int overwrite(void *arg)
 
 static void test_zero_copy(void)
 {
+	struct iovec iov[3] = { { in_data + 10, 10000 }, { (char *)"a constant that is not copied", 26 }, { in_bss + 100, 5000 } };
 	int pair[2], one = 1, fd, round, good = 1;
+	struct msghdr message;
 	size_t sent;
 	off_t at = 0;
 
 	tcp_pair(pair);
 	CHECK("net.zerocopy.option", setsockopt(pair[0], SOL_SOCKET, SO_ZEROCOPY, &one, sizeof(one)) == 0);
 	for (round = 0; round < 10 && good; round++) {
-		/* Some of it in .data, some in .bss; libc_pins.c has more than a page. */
+		/* Some of it in .data, some in .bss; pins.c has more than a page. */
 		char *from = (round % 2 ? in_data : in_bss) + 4096 * round + 100;
 
 		fill(from, 3000, round);
@@ -385,11 +387,25 @@ static void test_zero_copy(void)
 	good = send(pair[0], in_bss, 4096, MSG_ZEROCOPY) == 4096;
 	CHECK("net.zerocopy.other_process", good && in_child(overwrite, in_bss) == 0 && read_all(pair[1], in_data, 4096) == 4096 &&
 	      !memcmp(in_data, in_bss, 4096) && completed(pair[0], 10));
+	message = (struct msghdr){ .msg_iov = iov, .msg_iovlen = 3 };
+	fill(in_data, 20000, 31);
+	fill(in_bss, 20000, 32);
+	CHECK("net.zerocopy.several_buffers", sendmsg(pair[0], &message, MSG_ZEROCOPY) == 15026 && read_all(pair[1], in_bss + 100000, 15026) == 15026 &&
+	      !memcmp(in_bss + 100000, in_data + 10, 10000) && !memcmp(in_bss + 110000, "a constant that is not copied", 26) &&
+	      !memcmp(in_bss + 110026, in_bss + 100, 5000) && completed(pair[0], 11));
+	fill(in_data, 100000, 33);
+	sent = send(pair[0], in_data, 100000, MSG_ZEROCOPY | MSG_DONTWAIT);
+	CHECK("net.zerocopy.large", sent >= 4096 && sent <= 100000 && read_all(pair[1], in_bss, sent) == (ssize_t)sent && !memcmp(in_data, in_bss, sent) &&
+	      completed(pair[0], 12));
+	errno = 0;
+	CHECK("net.zerocopy.bad_address", send(pair[0], (char *)16, 4096, MSG_ZEROCOPY) < 0 && errno == EFAULT);
+	errno = 0;
+	CHECK("net.zerocopy.address_of_kernel", send(pair[0], (char *)0xffff888000001000, 4096, MSG_ZEROCOPY) < 0 && errno == EFAULT);
 	close(pair[0]);
 	close(pair[1]);
 
-	put_file("/tmp/libc_net", "");
-	fd = open("/tmp/libc_net", O_RDWR);
+	put_file("/tmp/posix_net", "");
+	fd = open("/tmp/posix_net", O_RDWR);
 	fill(in_data, 100000, 3);
 	NEED(write(fd, in_data, 100000) == 100000);
 	tcp_pair(pair);
@@ -404,7 +420,7 @@ static void test_zero_copy(void)
 	close(fd);
 	close(pair[0]);
 	close(pair[1]);
-	unlink("/tmp/libc_net");
+	unlink("/tmp/posix_net");
 }
 
 /* --- interfaces --- */

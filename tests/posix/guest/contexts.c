@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Contexts that a program switches itself, on stacks of any kind. */
-#include "libc.h"
+#include "posix.h"
 #include <math.h>
 #include <pthread.h>
 #include <signal.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Clocks against the system calls, and timers of each kind. */
-#include "libc.h"
+#include "posix.h"
 #include <poll.h>
 #include <pthread.h>
 #include <semaphore.h>
@@ -90,13 +90,11 @@ static void test_clocks(void)
 {
 	struct itimerval interval = { .it_interval.tv_usec = 2000, .it_value.tv_usec = 2000 }, off = { 0 };
 	struct timespec t, u;
-	struct timeval tv;
 	struct rusage usage;
 	struct tms tms;
 	struct timex timex = { 0 };
 	pthread_t threads[4];
 	clockid_t id;
-	time_t now, later;
 	char name[60];
 	void *ret;
 	int bad = 0;
@@ -112,16 +110,6 @@ static void test_clocks(void)
 	}
 	errno = 0;
 	CHECK("timers.clock.unknown", clock_gettime(99, &t) < 0 && errno == EINVAL);
-	for (int i = 0; i < 2000; i++) {
-		clock_gettime(CLOCK_REALTIME_COARSE, &t);
-		now = time(&later);
-		bad += now != later || now < t.tv_sec;
-		syscall(SYS_clock_gettime, CLOCK_REALTIME, &t);
-		gettimeofday(&tv, NULL);
-		syscall(SYS_clock_gettime, CLOCK_REALTIME, &u);
-		bad += tv.tv_sec * 1000000LL + tv.tv_usec < ns(&t) / 1000 || tv.tv_sec * 1000000LL + tv.tv_usec > ns(&u) / 1000;
-	}
-	EQUAL("timers.gettimeofday_and_time", bad, 0);
 	for (int i = 0; i < 4; i++)
 		NEED(pthread_create(&threads[i], NULL, go_on, &id) == 0);
 	for (int i = bad = 0; i < 4; i++) {
@@ -139,6 +127,179 @@ static void test_clocks(void)
 	CHECK("timers.times", times(&tms) != -1 && clock() > 0 && getrusage(RUSAGE_SELF, &usage) == 0 &&
 	      usage.ru_utime.tv_sec + usage.ru_stime.tv_sec + usage.ru_utime.tv_usec + usage.ru_stime.tv_usec > 0);
 	CHECK("timers.adjtimex", adjtimex(&timex) >= 0 && timex.tick > 0);
+}
+
+/* --- time of day --- */
+
+static long long us(const struct timeval *tv)
+{
+	return tv->tv_sec * 1000000LL + tv->tv_usec;
+}
+
+/* Between two looks at the clock by system call, each time, to the microsecond. */
+static int day_is_between(void)
+{
+	struct timespec before, after;
+	struct timeval tv;
+	int bad = 0;
+
+	for (int i = 0; i < 2000; i++) {
+		syscall(SYS_clock_gettime, CLOCK_REALTIME, &before);
+		if (gettimeofday(&tv, NULL))
+			return 0;
+		syscall(SYS_clock_gettime, CLOCK_REALTIME, &after);
+		bad += us(&tv) < ns(&before) / 1000 || us(&tv) > ns(&after) / 1000;
+	}
+	return !bad;
+}
+
+static int day_goes_on(void)
+{
+	struct timeval first, last, now;
+	int bad = 0;
+
+	gettimeofday(&first, NULL);
+	last = first;
+	for (int i = 0; i < 20000; i++) {
+		gettimeofday(&now, NULL);
+		bad += us(&now) < us(&last) || now.tv_usec < 0 || now.tv_usec > 999999;
+		last = now;
+	}
+	return !bad && SOON(gettimeofday(&now, NULL) == 0 && us(&now) > us(&first));
+}
+
+/* The second that has begun at the last tick: never ahead of the clock, and one tick behind at most. */
+static int second_is_right(void)
+{
+	struct timespec before, after;
+	int bad = 0;
+	time_t now;
+
+	for (int i = 0; i < 2000; i++) {
+		syscall(SYS_clock_gettime, CLOCK_REALTIME_COARSE, &before);
+		now = time(NULL);
+		syscall(SYS_clock_gettime, CLOCK_REALTIME, &after);
+		bad += now < before.tv_sec || now > after.tv_sec;
+	}
+	return !bad;
+}
+
+static int second_goes_on(void)
+{
+	time_t first = time(NULL), last = first, now;
+	int bad = 0;
+
+	for (int i = 0; i < 20000; i++) {
+		now = time(NULL);
+		bad += now < last;
+		last = now;
+	}
+	return !bad && SOON(time(NULL) >= first + 2);
+}
+
+static void *day_in_thread(void *arg)
+{
+	return day_is_between() && day_goes_on() ? NULL : arg;
+}
+
+static void *second_in_thread(void *arg)
+{
+	return second_is_right() && second_goes_on() ? NULL : arg;
+}
+
+static volatile time_t handler_second;
+
+static void look_at_day(int sig)
+{
+	struct timeval tv;
+
+	(void)sig;
+	gettimeofday(&tv, NULL);
+	handler_second = time(NULL);
+	signals++;
+}
+
+static int in_threads(void *(*body)(void *arg))
+{
+	pthread_t threads[4];
+	int bad = 0;
+	void *ret;
+
+	for (int i = 0; i < 4; i++)
+		NEED(pthread_create(&threads[i], NULL, body, threads) == 0);
+	for (int i = 0; i < 4; i++) {
+		pthread_join(threads[i], &ret);
+		bad += ret != NULL;
+	}
+	return !bad;
+}
+
+static int day_in_child(void *arg)
+{
+	return arg || !day_is_between() || !second_is_right();
+}
+
+/* Sets the clock of the machine forward and back: programs see it at once. */
+static void test_set_clock(void)
+{
+	struct timespec was, now, later, monotonic;
+	struct timeval tv, day;
+	time_t second;
+
+	clock_gettime(CLOCK_REALTIME, &was);
+	clock_gettime(CLOCK_MONOTONIC, &monotonic);
+	later = was;
+	later.tv_sec += 100000;
+	NEED(clock_settime(CLOCK_REALTIME, &later) == 0);
+	gettimeofday(&tv, NULL);
+	second = time(NULL);
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	CHECK("timers.gettimeofday.set", us(&tv) >= ns(&later) / 1000 && us(&tv) < ns(&later) / 1000 + 50000000);
+	CHECK("timers.time.set", second >= later.tv_sec && second < later.tv_sec + 50);
+	CHECK("timers.clock.monotonic.not_set", ns(&now) >= ns(&monotonic) && now.tv_sec < monotonic.tv_sec + 50);
+	day = (struct timeval){ was.tv_sec, was.tv_nsec / 1000 };
+	NEED(settimeofday(&day, NULL) == 0);
+	gettimeofday(&tv, NULL);
+	second = time(NULL);
+	CHECK("timers.gettimeofday.set_back", us(&tv) >= us(&day) && us(&tv) < us(&day) + 50000000);
+	CHECK("timers.time.set_back", second >= day.tv_sec && second < day.tv_sec + 50);
+}
+
+static void test_day(void)
+{
+	struct itimerval interval = { .it_interval.tv_usec = 2000, .it_value.tv_usec = 2000 }, off = { 0 };
+	struct timezone zone = { 77, 77 };
+	struct timeval tv = { -1, -1 };
+	struct timespec now;
+	struct tm tm;
+	time_t second, other = 0;
+
+	CHECK("timers.gettimeofday.as_system_call", day_is_between());
+	CHECK("timers.gettimeofday.goes_on", day_goes_on());
+	CHECK("timers.gettimeofday.threads", in_threads(day_in_thread));
+	CHECK("timers.gettimeofday.zone", gettimeofday(&tv, &zone) == 0 && zone.tz_minuteswest == 0 && zone.tz_dsttime == 0 && tv.tv_sec > 0);
+	clock_gettime(CLOCK_REALTIME, &now);
+	gettimeofday(&tv, NULL);
+	CHECK("timers.gettimeofday.behind_clock_gettime", us(&tv) >= ns(&now) / 1000);
+	errno = EIO;
+	CHECK("timers.gettimeofday.leaves_errno", gettimeofday(&tv, NULL) == 0 && errno == EIO);
+
+	CHECK("timers.time.as_system_call", second_is_right());
+	CHECK("timers.time.goes_on", second_goes_on());
+	CHECK("timers.time.threads", in_threads(second_in_thread));
+	second = time(&other);
+	CHECK("timers.time.both_results", second == other && second > 0);
+	CHECK("timers.time.calendar", gmtime_r(&second, &tm) == &tm && timegm(&tm) == second);
+	EQUAL("timers.time.of_child", in_child(day_in_child, NULL), 0);
+
+	signal(SIGALRM, look_at_day);
+	signals = 0;
+	setitimer(ITIMER_REAL, &interval, NULL);
+	CHECK("timers.gettimeofday.in_handlers", SOON(day_goes_on() && signals >= 20));
+	CHECK("timers.time.in_handlers", SOON(second_is_right() && signals >= 40) && handler_second >= second);
+	setitimer(ITIMER_REAL, &off, NULL);
+	signal(SIGALRM, SIG_DFL);
+	test_set_clock();
 }
 
 /* --- sleep --- */
@@ -334,6 +495,7 @@ static void test_timerfd(void)
 int timers_suite(void)
 {
 	test_clocks();
+	test_day();
 	test_sleep();
 	test_timers();
 	test_timerfd();

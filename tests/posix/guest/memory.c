@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The heap, mappings, shared memory. */
-#include "libc.h"
+#include "posix.h"
 #include <fcntl.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <sys/ipc.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/shm.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 
 #define MIB (1UL << 20)
@@ -328,27 +331,27 @@ static void test_mappings(void)
 		good;
 	}));
 
-	put_file("/tmp/libc_memory", "contents of the file");
-	fd = open("/tmp/libc_memory", O_RDWR);
+	put_file("/tmp/posix_memory", "contents of the file");
+	fd = open("/tmp/posix_memory", O_RDWR);
 	NEED(fd >= 0);
 	p = mmap(NULL, 8192, RW, MAP_PRIVATE, fd, 0);
 	q = mmap(NULL, 8192, RW, MAP_SHARED, fd, 0);
 	NEED(p != MAP_FAILED && q != MAP_FAILED);
 	CHECK("memory.file.contents", !strcmp(p, "contents of the file") && p[4000] == 0);
 	memcpy(p, "C", 1);
-	CHECK("memory.file.private", *q == 'c' && *file_text("/tmp/libc_memory") == 'c');
+	CHECK("memory.file.private", *q == 'c' && *file_text("/tmp/posix_memory") == 'c');
 	memcpy(q + 12, "THE", 3);
-	CHECK("memory.file.shared", msync(q, 4096, MS_SYNC) == 0 && !strcmp(file_text("/tmp/libc_memory"), "contents of THE file"));
+	CHECK("memory.file.shared", msync(q, 4096, MS_SYNC) == 0 && !strcmp(file_text("/tmp/posix_memory"), "contents of THE file"));
 	CHECK("memory.file.behind_end", READ_FAULTS(q + 4096) == BUS_ADRERR);
 	CHECK("memory.file.longer", ftruncate(fd, 5000) == 0 && !READ_FAULTS(q + 4096) && q[4096] == 0);
 	errno = 0;
 	close(fd);
-	fd = open("/tmp/libc_memory", O_RDONLY);
+	fd = open("/tmp/posix_memory", O_RDONLY);
 	CHECK("memory.file.read_only", mmap(NULL, 4096, RW, MAP_SHARED, fd, 0) == MAP_FAILED && errno == EACCES);
 	close(fd);
 	munmap(p, 8192);
 	munmap(q, 8192);
-	unlink("/tmp/libc_memory");
+	unlink("/tmp/posix_memory");
 	free(malloc(10));
 	CHECK("memory.maps.heap_and_stack", lines_of_maps("[heap]") == 1 && lines_of_maps("[stack]") == 1);
 	p = no_pages(4096);
@@ -361,48 +364,114 @@ static void test_mappings(void)
 	sigaction(SIGBUS, &old_bus, NULL);
 }
 
-/*
- * The one expected difference: nothing but the application is executable in ring 0.  In ring 3 the
- * code that was written runs.
- */
-static const unsigned char forty_two[] = { 0xb8, 42, 0, 0, 0, 0xc3 };
-
-static int runs(void *p)
+static int lines_between(const char *from, const char *to)
 {
-	return ((int (*)(void))p)() == 42;
+	FILE *maps = fopen("/proc/self/maps", "r");
+	unsigned long start, end;
+	char line[300];
+	int found = 0;
+
+	while (maps && fgets(line, sizeof(line), maps))
+		found += sscanf(line, "%lx-%lx", &start, &end) == 2 && start >= (unsigned long)from && end <= (unsigned long)to;
+	if (maps)
+		fclose(maps);
+	return found;
 }
 
-static void test_exec(void)
-{
-	char *p = no_pages(4096), *q;
-	int fd, three = ring() != 0;
+static atomic_int phase;
 
-	memcpy(p, forty_two, sizeof(forty_two));
+static __thread sigjmp_buf own_back;
+
+static void on_thread_fault(int sig)
+{
+	siglongjmp(own_back, sig);
+}
+
+/* Writes until another thread has taken the permission away, then says so. */
+static void *write_until_refused(void *arg)
+{
+	volatile char *p = arg;
+
+	phase = 1;
+	if (!sigsetjmp(own_back, 1))
+		for (;;)
+			++*p;
+	phase = 2;
+	return NULL;
+}
+
+static void test_protections(void)
+{
+	struct sigaction action = { .sa_sigaction = on_fault, .sa_flags = SA_SIGINFO }, old;
+	char *p = no_pages(8 * 4096), *heap;
+	pthread_t thread;
+	int fds[2];
+
+	NEED(p != MAP_FAILED && pipe(fds) == 0);
+	sigaction(SIGSEGV, &action, &old);
 	errno = 0;
-	if (mprotect(p, 4096, PROT_READ | PROT_EXEC) == 0)
-		CHECK("memory.exec_differs.mprotect", three && runs(p));
-	else
-		CHECK("memory.exec_differs.mprotect", !three && errno == EACCES);
-	CHECK("memory.exec_differs.kept", !memcmp(p, forty_two, sizeof(forty_two)));
+	CHECK("memory.mprotect.unaligned", mprotect(p + 1, 4096, PROT_READ) < 0 && errno == EINVAL && !WRITE_FAULTS(p));
+	CHECK("memory.mprotect.nothing", mprotect(p, 0, PROT_NONE) == 0 && !WRITE_FAULTS(p));
 	errno = 0;
-	q = mmap(NULL, 4096, RW | PROT_EXEC, ANON, -1, 0);
-	if (q != MAP_FAILED)
-		CHECK("memory.exec_differs.mmap", three && memcpy(q, forty_two, 6) && runs(q));
-	else
-		CHECK("memory.exec_differs.mmap", !three && errno == EACCES);
-	fd = open("/proc/self/exe", O_RDONLY);
+	CHECK("memory.mprotect.bad_bits", mprotect(p, 4096, 0x4000) < 0 && errno == EINVAL);
+	CHECK("memory.mprotect.write_only_reads", mprotect(p, 4096, PROT_WRITE) == 0 && !WRITE_FAULTS(p) && !READ_FAULTS(p));
+	mprotect(p, 4096, RW);
+	CHECK("memory.mprotect.splits", mprotect(p + 2 * 4096, 4096, PROT_READ) == 0 && lines_between(p, p + 8 * 4096) >= 2 &&
+	      WRITE_FAULTS(p + 2 * 4096) == SEGV_ACCERR && !WRITE_FAULTS(p + 4096) && !WRITE_FAULTS(p + 3 * 4096));
+	strcpy(p + 4096, "to read only");
+	CHECK("memory.mprotect.system_calls", mprotect(p + 4096, 4096, PROT_READ) == 0 && write(fds[1], p + 4096, 13) == 13 &&
+	      read(fds[0], p + 4096, 13) < 0 && errno == EFAULT && read(fds[0], p, 13) == 13 && !strcmp(p, "to read only"));
+	heap = aligned_alloc(4096, 4096);
+	NEED(heap);
+	CHECK("memory.mprotect.heap", mprotect(heap, 4096, PROT_READ) == 0 && WRITE_FAULTS(heap + 8) == SEGV_ACCERR &&
+	      mprotect(heap, 4096, RW) == 0 && !WRITE_FAULTS(heap + 8));
+	free(heap);
+	signal(SIGSEGV, on_thread_fault);
+	phase = 0;
+	NEED(pthread_create(&thread, NULL, write_until_refused, p) == 0);
+	CHECK("memory.mprotect.other_threads", SOON(phase == 1) && mprotect(p, 4096, PROT_READ) == 0 && SOON(phase == 2) &&
+	      pthread_join(thread, NULL) == 0);
+	sigaction(SIGSEGV, &old, NULL);
+	munmap(p, 8 * 4096);
+	close(fds[0]);
+	close(fds[1]);
+}
+
+static int seen_kept(void *arg)
+{
+	return !holds(arg, 4096, 'k');
+}
+
+static void test_advice(void)
+{
+	char *p = no_pages(8 * 4096), *shared = mmap(NULL, 8192, RW, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct iovec iov = { p, 4096 };
+	unsigned char resident[8];
+	int pidfd;
+
+	NEED(p != MAP_FAILED && shared != MAP_FAILED);
 	errno = 0;
-	q = mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE, fd, 0);
-	if (q != MAP_FAILED)
-		CHECK("memory.exec_differs.file", three);
-	else
-		CHECK("memory.exec_differs.file", !three && errno == EACCES);
-	close(fd);
+	CHECK("memory.madvise.unaligned", madvise(p + 1, 4096, MADV_DONTNEED) < 0 && errno == EINVAL);
+	memset(p, 'k', 4096);
+	CHECK("memory.madvise.keeponfork", madvise(p, 4096, MADV_WIPEONFORK) == 0 && madvise(p, 4096, MADV_KEEPONFORK) == 0 &&
+	      in_child(seen_kept, p) == 0);
+	CHECK("memory.madvise.free", madvise(p, 4096, MADV_FREE) == 0 && (*p = 'w', 1) && *p == 'w' && (p[4095] == 'k' || !p[4095]));
+	memset(shared, 's', 8192);
+	CHECK("memory.madvise.remove", madvise(shared, 4096, MADV_REMOVE) == 0 && holds((void *)shared, 4096, 0) &&
+	      holds((void *)(shared + 4096), 4096, 's'));
+	CHECK("memory.madvise.dontneed_shared", madvise(shared + 4096, 4096, MADV_DONTNEED) == 0 && holds((void *)(shared + 4096), 4096, 's'));
+	munmap(p + 4 * 4096, 4096);
+	memset(p + 5 * 4096, 'u', 4096);
 	errno = 0;
-	if (pkey_mprotect(p, 4096, PROT_READ | PROT_EXEC, -1) == 0)
-		CHECK("memory.exec_differs.pkey_mprotect", three && runs(p));
-	else
-		CHECK("memory.exec_differs.pkey_mprotect", !three && errno == EACCES);
+	CHECK("memory.madvise.over_a_hole", madvise(p + 3 * 4096, 3 * 4096, MADV_DONTNEED) < 0 && errno == ENOMEM && !p[5 * 4096]);
+	CHECK("memory.madvise.posix", posix_madvise(p, 4096, POSIX_MADV_SEQUENTIAL) == 0 && posix_madvise(p, 4096, 77) == EINVAL);
+	pidfd = syscall(SYS_pidfd_open, getpid(), 0);
+	*p = 'c';
+	CHECK("memory.madvise.of_process", pidfd >= 0 && process_madvise(pidfd, &iov, 1, MADV_COLD, 0) == 4096 && *p == 'c' &&
+	      mincore(p, 4096, resident) == 0 && resident[0] & 1);
+	close(pidfd);
+	munmap(p, 8 * 4096);
+	munmap(shared, 8192);
 }
 
 /* --- shared memory --- */
@@ -420,16 +489,16 @@ static void test_shared(void)
 	CHECK("memory.shared.not_private", in_child(child_writes, p) == 0 && *p == 0);
 	munmap(p, 4096);
 
-	fd = shm_open("/libc_suite", O_RDWR | O_CREAT | O_EXCL, 0600);
+	fd = shm_open("/posix_suite", O_RDWR | O_CREAT | O_EXCL, 0600);
 	CHECK("memory.shm_open.create", fd >= 0 && ftruncate(fd, 8192) == 0);
 	errno = 0;
-	CHECK("memory.shm_open.exclusive", shm_open("/libc_suite", O_RDWR | O_CREAT | O_EXCL, 0600) < 0 && errno == EEXIST);
+	CHECK("memory.shm_open.exclusive", shm_open("/posix_suite", O_RDWR | O_CREAT | O_EXCL, 0600) < 0 && errno == EEXIST);
 	p = mmap(NULL, 8192, RW, MAP_SHARED, fd, 0);
 	q = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 4096);
 	NEED(p != MAP_FAILED && q != MAP_FAILED);
 	close(fd);
 	CHECK("memory.shm_open.fork", in_child(child_writes, p + 4096) == 0 && !strcmp(q, "by the child"));
-	CHECK("memory.shm_open.unlink", shm_unlink("/libc_suite") == 0 && shm_open("/libc_suite", O_RDWR, 0) < 0 &&
+	CHECK("memory.shm_open.unlink", shm_unlink("/posix_suite") == 0 && shm_open("/posix_suite", O_RDWR, 0) < 0 &&
 	      errno == ENOENT && !strcmp(p + 4096, "by the child"));
 	munmap(p, 8192);
 	munmap(q, 4096);
@@ -455,7 +524,8 @@ int memory_suite(void)
 {
 	test_heap();
 	test_mappings();
-	test_exec();
+	test_protections();
+	test_advice();
 	test_shared();
 	return check_failed;
 }

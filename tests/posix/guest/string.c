@@ -3,9 +3,10 @@
  * String functions against simple loops: at all alignments, before a page that is not there.
  *
  * Once with what the processor has and once without its vector extensions: the C library takes
- * its choice of functions at start, so that is another execution of the program.
+ * its choice of functions at start, so that is another execution of the program.  A processor that
+ * has none leaves no choice.
  */
-#include "libc.h"
+#include "posix.h"
 #include <signal.h>
 #include <stdint.h>
 #include <sys/mman.h>
@@ -301,6 +302,48 @@ static void test_wide(void)
 	result("wcschr", bad[2], tried);
 }
 
+/*
+ * Whether the functions that were chosen use AVX: those clear the upper halves of all vector
+ * registers when they are done, others leave them alone.
+ */
+static __attribute__((noinline)) int clears_upper(void (*call)(void))
+{
+	unsigned long upper[2] = { 0 };
+
+	asm volatile("vcmpps $15, %%ymm13, %%ymm13, %%ymm13\n"
+		     "	call *%[call]\n"
+		     "	vextractf128 $1, %%ymm13, %[upper]\n"
+		     "	vzeroupper"
+		     : [upper] "=m"(upper)
+		     : [call] "r"(call)
+		     : "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "memory", "cc", "xmm0", "xmm1", "xmm2",
+		       "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14",
+		       "xmm15");
+	return upper[0] == 0 && upper[1] == 0;
+}
+
+static void call_memcpy(void) { memcpy_(a_start, b_start, 300); }
+static void call_memset(void) { memset_(a_start, 'x', 300); }
+static void call_strlen(void) { strlen_(want); }
+static void call_memchr(void) { memchr_(a_start, '?', 300); }
+static void call_strcmp(void) { strcmp_(want, want + 23); }
+static void call_nothing(void) { }
+
+static void test_choice(int with_avx)
+{
+	static void (*const calls[])(void) = { call_memcpy, call_memset, call_strlen, call_memchr, call_strcmp };
+	unsigned int clear = 0;
+	char name[60];
+
+	NEED(__builtin_cpu_supports("avx2") && !clears_upper(call_nothing));
+	fill(want, 300);
+	memset(a_start, 'x', 300);
+	for (unsigned int i = 0; i < ELEMENTS(calls); i++)
+		clear += clears_upper(calls[i]);
+	snprintf(name, sizeof(name), "%s.choice", prefix);
+	EQUAL(name, clear, with_avx ? ELEMENTS(calls) : 0);
+}
+
 /* Vector registers hold what is half copied while handlers use them too. */
 static volatile unsigned long alarms;
 static char handler_from[300], handler_to[300];
@@ -338,7 +381,7 @@ static void test_interrupted(void)
 	result("interrupted", bad + (alarms < 100), tried);
 }
 
-static void all(void)
+static void all(int with_avx)
 {
 	a_start = guarded_pages();
 	b_start = guarded_pages();
@@ -350,12 +393,14 @@ static void all(void)
 	test_string_copies();
 	test_wide();
 	test_interrupted();
+	if (__builtin_cpu_supports("avx"))
+		test_choice(with_avx);
 }
 
 int string_child(void)
 {
 	prefix = "string.plain";
-	all();
+	all(0);
 	return check_failed;
 }
 
@@ -363,15 +408,21 @@ int string_suite(void)
 {
 	pid_t pid;
 
-	prefix = "string";
-	all();
+	if (!__builtin_cpu_supports("avx")) {
+		/* An instruction of AVX is an invalid one here. */
+		prefix = "string.no_avx";
+		all(0);
+		return check_failed;
+	}
+	prefix = "string.avx";
+	all(1);
 	pid = fork();
 	NEED(pid >= 0);
 	if (!pid) {
 		setenv("GLIBC_TUNABLES", PLAIN, 1);
-		execl("/proc/self/exe", "libc", "child", "string", (char *)NULL);
+		execl("/proc/self/exe", "posix", "child", "string", (char *)NULL);
 		_exit(99);
 	}
-	EQUAL("string.plain", reap(pid), 0);
+	EQUAL("string.plain.status", reap(pid), 0);
 	return check_failed;
 }

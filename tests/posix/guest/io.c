@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Descriptors: waiting for them, moving data between them, and doing so without copies. */
-#include "libc.h"
+#include "posix.h"
 #include <aio.h>
 #include <dirent.h>
 #include <fcntl.h>
@@ -18,6 +18,7 @@
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
@@ -25,7 +26,7 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
-#define FOLDER "/tmp/libc_io"
+#define FOLDER "/tmp/posix_io"
 #define SIZE 65536
 
 static char in_data[SIZE] __attribute__((aligned(4096))) = "data";
@@ -59,6 +60,49 @@ static void *write_late(void *arg)
 static void *write_much(void *arg)
 {
 	return write(*(int *)arg, in_data, SIZE) == SIZE && write(*(int *)arg, in_data, SIZE) == SIZE ? NULL : arg;
+}
+
+struct writer {
+	int fd;
+	char c;
+};
+
+/* Up to PIPE_BUF bytes are written at once, or not at all. */
+static void *write_blocks(void *arg)
+{
+	struct writer *writer = arg;
+	char block[1000];
+
+	memset(block, writer->c, sizeof(block));
+	for (int i = 0; i < 100; i++)
+		if (write(writer->fd, block, sizeof(block)) != sizeof(block))
+			return arg;
+	return NULL;
+}
+
+/* How many blocks that three threads write do not come as they were written. */
+static int mixed(int fds[2])
+{
+	struct writer writers[3];
+	pthread_t threads[3];
+	char block[1000];
+	int bad = 0;
+	void *ret;
+
+	for (int i = 0; i < 3; i++) {
+		writers[i] = (struct writer){ fds[1], 'a' + i };
+		NEED(pthread_create(&threads[i], NULL, write_blocks, &writers[i]) == 0);
+	}
+	for (int i = 0; i < 300; i++) {
+		bad += read_all(fds[0], block, sizeof(block)) != sizeof(block);
+		for (unsigned int n = 1; n < sizeof(block); n++)
+			bad += block[n] != block[0];
+	}
+	for (int i = 0; i < 3; i++) {
+		pthread_join(threads[i], &ret);
+		bad += ret != NULL;
+	}
+	return bad;
 }
 
 static int open_fifo(void *arg)
@@ -106,6 +150,11 @@ static void test_files(void)
 	CHECK("io.pipe.epipe", write(fds[1], "x", 1) < 0 && errno == EPIPE);
 	signal(SIGPIPE, SIG_DFL);
 	close(fds[1]);
+	make_pipe(fds, 0);
+	CHECK("io.pipe.size", fcntl(fds[1], F_SETPIPE_SZ, 16384) == 16384 && fcntl(fds[0], F_GETPIPE_SZ) == 16384);
+	EQUAL("io.pipe.unmixed", mixed(fds), 0);
+	CHECK("io.pipe.end", close(fds[1]) == 0 && read(fds[0], text, 1) == 0);
+	close(fds[0]);
 	make_pipe(fds, O_DIRECT | O_NONBLOCK);
 	CHECK("io.pipe.packets", write(fds[1], "one", 3) == 3 && write(fds[1], "three", 5) == 5 && read(fds[0], text, 100) == 3 &&
 	      read(fds[0], text, 100) == 5);
@@ -146,7 +195,7 @@ static void test_files(void)
 	for (n = 0; dir && (entry = readdir(dir)); n++)
 		;
 	CHECK("io.readdir", n == 6 && closedir(dir) == 0);	/* with . and .. */
-	CHECK("io.realpath", realpath(FOLDER "/../libc_io/./soft", in_bss) && !strcmp(in_bss, FOLDER "/file"));
+	CHECK("io.realpath", realpath(FOLDER "/../posix_io/./soft", in_bss) && !strcmp(in_bss, FOLDER "/file"));
 	CHECK("io.copy_file_range", ({
 		loff_t from = 3;
 		int source = open(FOLDER "/file", O_RDONLY), target = open(FOLDER "/copy", O_RDWR | O_CREAT, 0600);
@@ -170,6 +219,100 @@ static volatile sig_atomic_t signalled;
 static void on_signal(int sig)
 {
 	signalled = sig;
+}
+
+static int notify(void *arg)
+{
+	return eventfd_write(*(int *)arg, 77);
+}
+
+static void *notify_late(void *arg)
+{
+	nap(30);
+	eventfd_write(*(int *)arg, 78);
+	return NULL;
+}
+
+static void test_select(void)
+{
+	struct timeval little = { .tv_usec = 30000 }, zero = { 0 };
+	int fds[2], high, pair[2];
+	fd_set set, out, urgent;
+	double before = seconds();
+
+	CHECK("io.select.sleep", select(0, NULL, NULL, NULL, &little) == 0 && seconds() - before >= 0.03);
+	CHECK("io.select.time_used", little.tv_sec == 0 && little.tv_usec == 0);
+	make_pipe(fds, 0);
+	high = fcntl(fds[0], F_DUPFD, 900);
+	FD_ZERO(&set);
+	FD_SET(high, &set);
+	FD_SET(fds[0], &set);
+	CHECK("io.select.nothing", high >= 900 && select(high + 1, &set, NULL, NULL, &zero) == 0 && !FD_ISSET(high, &set));
+	FD_SET(high, &set);
+	FD_SET(fds[0], &set);
+	NEED(write(fds[1], "x", 1) == 1);
+	CHECK("io.select.high", select(high + 1, &set, NULL, NULL, NULL) == 2 && FD_ISSET(high, &set) && FD_ISSET(fds[0], &set));
+	CHECK("io.select.not_asked", select(high, &set, NULL, NULL, NULL) == 1 && FD_ISSET(fds[0], &set));
+	errno = 0;
+	CHECK("io.select.negative", select(-1, NULL, NULL, NULL, NULL) < 0 && errno == EINVAL);
+	FD_ZERO(&set);
+	FD_SET(fds[0], &set);
+	CHECK("io.select.end", close(fds[1]) == 0 && read(fds[0], in_bss, 1) == 1 && select(fds[0] + 1, &set, NULL, NULL, NULL) == 1 &&
+	      read(fds[0], in_bss, 1) == 0);
+	close(fds[0]);
+	close(high);
+	NEED(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0 && send(pair[0], "!", 1, MSG_OOB) == 1);
+	FD_ZERO(&set);
+	FD_ZERO(&out);
+	FD_ZERO(&urgent);
+	FD_SET(pair[1], &out);
+	FD_SET(pair[1], &urgent);
+	CHECK("io.select.urgent", select(pair[1] + 1, &set, &out, &urgent, NULL) == 2 && FD_ISSET(pair[1], &urgent) && FD_ISSET(pair[1], &out));
+	close_both(pair);
+}
+
+static void test_poll(void)
+{
+	struct timespec little = { .tv_nsec = 30000000 };
+	struct pollfd one = { .events = POLLIN }, many[200];
+	int fds[2], pair[2], good = 1;
+	double before = seconds();
+	struct rlimit limit, ten;
+	pthread_t thread;
+
+	CHECK("io.poll.sleep", poll(NULL, 0, 30) == 0 && seconds() - before >= 0.03);
+	before = seconds();
+	CHECK("io.poll.sleep_exactly", ppoll(NULL, 0, &little, NULL) == 0 && seconds() - before >= 0.03 && little.tv_nsec == 30000000);
+	make_pipe(fds, 0);
+	one.fd = fds[0];
+	CHECK("io.poll.nothing", poll(&one, 1, 0) == 0 && one.revents == 0);
+	NEED(pthread_create(&thread, NULL, write_late, &fds[1]) == 0);
+	CHECK("io.poll.wakes", poll(&one, 1, DEADLINE_S * 1000) == 1 && one.revents == POLLIN && pthread_join(thread, NULL) == 0);
+	one.fd = -5;
+	one.revents = 77;
+	CHECK("io.poll.negative", poll(&one, 1, 0) == 0 && one.revents == 0);
+	for (unsigned int i = 0; i < ELEMENTS(many); i++)
+		many[i] = (struct pollfd){ .fd = i % 3 ? fds[0] : fds[1], .events = POLLIN | POLLOUT };
+	good = poll(many, ELEMENTS(many), -1) == ELEMENTS(many);
+	for (unsigned int i = 0; i < ELEMENTS(many); i++)
+		good &= many[i].revents == (i % 3 ? POLLIN : POLLOUT);
+	CHECK("io.poll.two_hundred", good);
+	getrlimit(RLIMIT_NOFILE, &limit);
+	ten = (struct rlimit){ 10, limit.rlim_max };
+	setrlimit(RLIMIT_NOFILE, &ten);
+	errno = 0;
+	CHECK("io.poll.too_many", poll(many, 11, 0) < 0 && errno == EINVAL);
+	setrlimit(RLIMIT_NOFILE, &limit);
+	errno = 0;
+	CHECK("io.poll.efault", syscall(SYS_poll, 16L, 1, 0) < 0 && errno == EFAULT);
+	close(fds[0]);
+	one = (struct pollfd){ .fd = fds[1], .events = POLLOUT };
+	CHECK("io.poll.error", poll(&one, 1, -1) == 1 && one.revents == (POLLOUT | POLLERR));
+	close(fds[1]);
+	NEED(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+	one = (struct pollfd){ .fd = pair[0], .events = POLLIN | POLLRDHUP };
+	CHECK("io.poll.half_closed", shutdown(pair[1], SHUT_WR) == 0 && poll(&one, 1, -1) == 1 && one.revents == (POLLIN | POLLRDHUP));
+	close_both(pair);
 }
 
 static void test_waiting(void)
@@ -245,6 +388,9 @@ static void test_waiting(void)
 	CHECK("io.select.bad", close(fds[0]) == 0 && select(fds[0] + 1, &reading, NULL, NULL, NULL) < 0 && errno == EBADF);
 	close(epoll);
 
+	test_select();
+	test_poll();
+
 	fd = eventfd(3, EFD_NONBLOCK);
 	CHECK("io.eventfd.first", eventfd_read(fd, &value) == 0 && value == 3 && eventfd_read(fd, &value) < 0 && errno == EAGAIN);
 	CHECK("io.eventfd.sum", eventfd_write(fd, 5) == 0 && eventfd_write(fd, 6) == 0 && eventfd_read(fd, &value) == 0 && value == 11);
@@ -252,6 +398,20 @@ static void test_waiting(void)
 	close(fd);
 	fd = eventfd(2, EFD_SEMAPHORE | EFD_NONBLOCK);
 	CHECK("io.eventfd.semaphore", eventfd_read(fd, &value) == 0 && value == 1 && eventfd_read(fd, &value) == 0 && eventfd_read(fd, &value) < 0);
+	errno = 0;
+	CHECK("io.eventfd.short_read", read(fd, &value, 4) < 0 && errno == EINVAL);
+	errno = 0;
+	value = UINT64_MAX;
+	CHECK("io.eventfd.too_much", write(fd, &value, 8) < 0 && errno == EINVAL);
+	pollfds[0] = (struct pollfd){ .fd = fd, .events = POLLIN | POLLOUT };
+	CHECK("io.eventfd.poll", poll(pollfds, 1, -1) == 1 && pollfds[0].revents == POLLOUT && eventfd_write(fd, 1) == 0 &&
+	      poll(pollfds, 1, -1) == 1 && pollfds[0].revents == (POLLIN | POLLOUT));
+	close(fd);
+	fd = eventfd(0, EFD_CLOEXEC);
+	CHECK("io.eventfd.fork", in_child(notify, &fd) == 0 && eventfd_read(fd, &value) == 0 && value == 77);
+	NEED(pthread_create(&thread, NULL, notify_late, &fd) == 0);
+	CHECK("io.eventfd.wakes", eventfd_read(fd, &value) == 0 && value == 78 && pthread_join(thread, NULL) == 0);
+	CHECK("io.eventfd.cloexec", fcntl(fd, F_GETFD) == FD_CLOEXEC);
 	close(fd);
 }
 
@@ -273,6 +433,20 @@ static void test_inotify(void)
 	unlink(FOLDER "/newer");
 	CHECK("io.inotify.delete", read(fd, buffer, sizeof(buffer)) > 0 && event->mask == IN_DELETE);
 	CHECK("io.inotify.remove", inotify_rm_watch(fd, watch) == 0 && (n = read(fd, buffer, sizeof(buffer))) > 0 && event->mask == IN_IGNORED);
+	watch = inotify_add_watch(fd, FOLDER "/watched", IN_CLOSE_WRITE);
+	CHECK("io.inotify.missing_yet", watch < 0 && errno == ENOENT);
+	put_file(FOLDER "/watched", "x");
+	watch = inotify_add_watch(fd, FOLDER "/watched", IN_MODIFY | IN_OPEN | IN_CLOSE_WRITE | IN_DELETE_SELF);
+	put_file(FOLDER "/watched", "again");
+	n = read(fd, buffer, sizeof(buffer));
+	CHECK("io.inotify.several", n == 4 * sizeof(*event) && event[0].mask == IN_MODIFY && event[1].mask == IN_OPEN &&
+	      event[2].mask == IN_MODIFY && event[3].mask == IN_CLOSE_WRITE && event[3].wd == watch);
+	CHECK("io.inotify.same_watch", inotify_add_watch(fd, FOLDER "/watched", IN_MASK_ADD | IN_ACCESS) == watch);
+	unlink(FOLDER "/watched");
+	CHECK("io.inotify.itself", read(fd, buffer, sizeof(buffer)) == 2 * sizeof(*event) && event[0].mask == IN_DELETE_SELF &&
+	      event[1].mask == IN_IGNORED);
+	errno = 0;
+	CHECK("io.inotify.not_one", inotify_rm_watch(1, 1) < 0 && errno == EINVAL);
 	errno = 0;
 	CHECK("io.inotify.missing", inotify_add_watch(fd, "/no/such", IN_CREATE) < 0 && errno == ENOENT);
 	close(fd);
@@ -289,7 +463,7 @@ static int moved(int from_pipe, const char *want, size_t size)
 static void test_moving(void)
 {
 	struct iovec iov = { in_data, 8192 };
-	int fds[2], more[2], fd;
+	int fds[2], more[2], pair[2], fd, other;
 	off_t at = 100;
 	loff_t offset = 0;
 
@@ -302,11 +476,42 @@ static void test_moving(void)
 	CHECK("io.splice.file_to_pipe", splice(fd, &offset, fds[1], NULL, 8000, 0) == 8000 && offset == 8000 && moved(fds[0], in_data, 8000));
 	CHECK("io.splice.pipe_to_file", write(fds[1], "into the file", 13) == 13 && (offset = 1000, 1) &&
 	      splice(fds[0], NULL, fd, &offset, 13, 0) == 13 && pread(fd, in_bss, 13, 1000) == 13 && !memcmp(in_bss, "into the file", 13));
+	NEED(pwrite(fd, in_data, SIZE, 0) == SIZE);
+	CHECK("io.sendfile.position", lseek(fd, 300, SEEK_SET) == 300 && sendfile(fds[1], fd, NULL, 1000) == 1000 &&
+	      lseek(fd, 0, SEEK_CUR) == 1300 && moved(fds[0], in_data + 300, 1000));
+	at = SIZE - 10;
+	CHECK("io.sendfile.end", sendfile(fds[1], fd, &at, 1000) == 10 && sendfile(fds[1], fd, &at, 1000) == 0 && at == SIZE &&
+	      moved(fds[0], in_data + SIZE - 10, 10));
+	other = open(FOLDER "/sent", O_RDWR | O_CREAT | O_TRUNC, 0600);
+	at = 0;
+	CHECK("io.sendfile.to_file", sendfile(other, fd, &at, SIZE) == SIZE && pread(other, in_bss, SIZE, 0) == SIZE && !memcmp(in_bss, in_data, SIZE));
+	errno = 0;
+	CHECK("io.sendfile.from_pipe", sendfile(other, fds[0], NULL, 10) < 0 && (errno == EINVAL || errno == ESPIPE));
+	errno = 0;
+	CHECK("io.sendfile.read_only", (close(other), other = open(FOLDER "/sent", O_RDONLY)) >= 0 && sendfile(other, fd, NULL, 10) < 0 && errno == EBADF);
+	errno = 0;
+	CHECK("io.sendfile.bad_address", sendfile(fds[1], fd, (off_t *)16, 10) < 0 && errno == EFAULT);
+	close(other);
+	unlink(FOLDER "/sent");
+	NEED(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+	CHECK("io.splice.pipe_to_socket", write(fds[1], in_data, 3000) == 3000 && splice(fds[0], NULL, pair[0], NULL, 3000, 0) == 3000 &&
+	      moved(pair[1], in_data, 3000));
+	CHECK("io.splice.socket_to_pipe", write(pair[1], in_data, 3000) == 3000 && splice(pair[0], NULL, fds[1], NULL, 3000, 0) == 3000 &&
+	      moved(fds[0], in_data, 3000));
+	close_both(pair);
+	errno = 0;
+	CHECK("io.splice.nothing", splice(fds[0], NULL, more[1], NULL, 10, SPLICE_F_NONBLOCK) < 0 && errno == EAGAIN);
+	errno = 0;
+	CHECK("io.splice.no_pipe", splice(fd, NULL, fd, NULL, 10, 0) < 0 && errno == EINVAL);
+	offset = SIZE;
+	CHECK("io.splice.end", splice(fd, &offset, fds[1], NULL, 10, 0) == 0);
+	errno = 0;
+	CHECK("io.splice.position_of_pipe", splice(fds[0], &offset, more[1], NULL, 10, 0) < 0 && errno == ESPIPE);
 	CHECK("io.tee", write(fds[1], in_data, 3000) == 3000 && tee(fds[0], more[1], 3000, 0) == 3000 && moved(more[0], in_data, 3000) &&
 	      moved(fds[0], in_data, 3000));
 	CHECK("io.splice.pipe_to_pipe", write(fds[1], in_data, 3000) == 3000 && splice(fds[0], NULL, more[1], NULL, 3000, 0) == 3000 &&
 	      moved(more[0], in_data, 3000));
-	iov.iov_len = 4096;	/* libc_pins.c has more than a page */
+	iov.iov_len = 4096;	/* pins.c has more than a page */
 	CHECK("io.vmsplice.data", vmsplice(fds[1], &iov, 1, 0) == 4096 && moved(fds[0], in_data, 4096));
 	/* The pipe has the very page. */
 	iov.iov_base = in_data + 50;
@@ -336,23 +541,6 @@ static void test_own_memory(void)
 	CHECK("io.proc_mem.write", lseek(fd, (off_t)(intptr_t)(in_data + 4090), SEEK_SET) != -1 && write(fd, "by the kernel", 13) == 13 &&
 	      !memcmp(in_data + 4090, "by the kernel", 13));
 	CHECK("io.proc_mem.pread", pread(fd, in_bss, 100, (off_t)(intptr_t)(in_data + 500)) == 100 && !memcmp(in_data + 500, in_bss, 100));
-	close(fd);
-}
-
-static void test_direct(void)
-{
-	int fd = open(FOLDER "/direct", O_RDWR | O_CREAT | O_DIRECT, 0600);
-
-	if (fd < 0) {
-		/* No file system of the guest has it: then for the same reason in both rings. */
-		printf("# same io.o_direct not supported: errno %d\n", errno);
-		fflush(stdout);
-		CHECK("io.o_direct.refused", errno == EINVAL);
-		return;
-	}
-	fill(in_data, SIZE, 8);
-	CHECK("io.o_direct.write", write(fd, in_data, SIZE) == SIZE);
-	CHECK("io.o_direct.read", pread(fd, in_bss, SIZE, 0) == SIZE && !memcmp(in_data, in_bss, SIZE));
 	close(fd);
 }
 
@@ -523,14 +711,7 @@ static void test_uring(void)
 	struct io_uring_sqe sqe;
 	int fds[2], fd, ret;
 
-	ret = uring_setup(&uring, 0);
-	printf("# same io.io_uring setup %d\n", ret);
-	fflush(stdout);
-	if (ret) {
-		/* A kernel without it says so; nothing else is expected. */
-		EQUAL("io.io_uring.missing", ret, -ENOSYS);
-		return;
-	}
+	NEED(uring_setup(&uring, 0) == 0);
 	fill(in_data, SIZE, 7);
 	memset(in_bss, 0, SIZE);
 	fd = open(FOLDER "/uring", O_RDWR | O_CREAT, 0600);
@@ -611,7 +792,6 @@ int io_suite(void)
 	test_inotify();
 	test_moving();
 	test_own_memory();
-	test_direct();
 	test_aio();
 	test_futexes();
 	test_uring();

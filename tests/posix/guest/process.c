@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Processes: copies, other programs in the other ring, and the same program again. */
-#include "libc.h"
+#include "posix.h"
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
@@ -68,7 +68,7 @@ int process_child(int argc, char **argv)
 		if (atoi(argv[1]) == 0)
 			return 33;
 		snprintf(number, sizeof(number), "%d", atoi(argv[1]) - 1);
-		execl(SELF, "libc", "child", "count", number, (char *)NULL);
+		execl(SELF, "posix", "child", "count", number, (char *)NULL);
 		return 34;
 	}
 	if (!strcmp(what, "raise") && argc > 1) {
@@ -149,6 +149,87 @@ static int orphan(void *arg)
 	return 0;
 }
 
+static void *vfork_in_thread(void *volatile arg)
+{
+	for (volatile int i = 0; i < 10; i++) {
+		pid_t pid = vfork();
+
+		if (!pid) {
+			execl(ORDINARY, "posix", "child", "exit", "7", (char *)NULL);
+			_exit(99);
+		}
+		if (!exited(reap(pid), 7))
+			return arg;
+	}
+	return NULL;
+}
+
+static volatile sig_atomic_t ended;
+
+static void note_end(int sig)
+{
+	ended = sig;
+}
+
+static void test_vfork(void)
+{
+	volatile int seen = 0;
+	double before = seconds();
+	pthread_t threads[3];
+	int bad = 0, fds[2];
+	volatile pid_t me = getpid();
+	char c = 0;
+	void *ret;
+	pid_t pid;
+
+	pid = vfork();
+	if (!pid) {
+		nap(50);
+		seen = getpid() != me && getppid() == me;
+		_exit(0);
+	}
+	CHECK("process.vfork.parent_waits", seen == 1 && seconds() - before >= 0.05 && reap(pid) == 0);
+	signal(SIGUSR1, note_end);
+	pid = vfork();
+	if (!pid) {
+		kill(me, SIGUSR1);	/* it waits, and is told when it goes on */
+		seen = ended == 0;
+		_exit(0);
+	}
+	CHECK("process.vfork.signal_later", seen == 1 && SOON(ended == SIGUSR1) && reap(pid) == 0);
+	signal(SIGUSR1, SIG_DFL);
+	pid = vfork();
+	if (!pid) {
+		raise(SIGKILL);
+		_exit(1);
+	}
+	CHECK("process.vfork.killed", killed(reap(pid), SIGKILL));
+	NEED(pipe(fds) == 0);
+	pid = vfork();
+	if (!pid) {
+		close(fds[0]);		/* descriptors are its own */
+		seen = write(fds[1], "v", 1);
+		_exit(0);
+	}
+	CHECK("process.vfork.descriptors", reap(pid) == 0 && seen == 1 && read(fds[0], &c, 1) == 1 && c == 'v');
+	close(fds[0]);
+	close(fds[1]);
+	for (int i = 0; i < 3; i++)
+		NEED(pthread_create(&threads[i], NULL, vfork_in_thread, threads) == 0);
+	for (int i = 0; i < 3; i++) {
+		pthread_join(threads[i], &ret);
+		bad += ret != NULL;
+	}
+	EQUAL("process.vfork.threads", bad, 0);
+	for (volatile int i = 0; i < 200; i++) {
+		pid = vfork();
+		if (!pid)
+			_exit(i & 0x7f);
+		bad += !exited(reap(pid), i & 0x7f);
+	}
+	EQUAL("process.vfork.many", bad, 0);
+}
+
 static void test_fork(void)
 {
 	char *heap = strdup("heap"), c = 0;
@@ -195,7 +276,7 @@ static void test_fork(void)
 	CHECK("process.vfork.shares", in_data == 33 && exited(reap(pid), 3));
 	pid = vfork();
 	if (!pid) {
-		execl(ORDINARY, "libc", "child", "ring", (char *)NULL);
+		execl(ORDINARY, "posix", "child", "ring", (char *)NULL);
 		_exit(99);
 	}
 	EQUAL("process.vfork.exec", reap(pid), 103 << 8);
@@ -207,6 +288,7 @@ static void test_fork(void)
 	}
 	CHECK("process.vfork.exec_fails", exited(reap(pid), 98) && in_bss == ENOENT);
 
+	test_vfork();
 	pid = fork();
 	if (!pid)
 		_exit(44);
@@ -225,6 +307,50 @@ static void test_fork(void)
 	memset(&info, 0, sizeof(info));
 	CHECK("process.waitid.killed", SOON(waitid(P_ALL, 0, &info, WEXITED | WNOHANG) == 0 && info.si_pid == pid) &&
 	      info.si_code == CLD_KILLED && info.si_status == SIGTERM);
+	EQUAL("process.wait.any", ({
+		pid_t pids[3];
+		int sum = 0;
+
+		for (int i = 0; i < 3; i++) {
+			pids[i] = fork();
+			if (!pids[i])
+				_exit(10 + i);
+		}
+		for (int i = 0; i < 3; i++) {
+			pid = wait(&status);
+			sum += pid == pids[0] || pid == pids[1] || pid == pids[2] ? WEXITSTATUS(status) : 1000;
+		}
+		sum;
+	}), 33);
+	pid = fork();
+	if (!pid) {
+		setpgid(0, 0);
+		raise(SIGSTOP);
+		for (;;)
+			pause();
+	}
+	memset(&info, 0, sizeof(info));
+	CHECK("process.wait.stopped", SOON(waitid(P_PID, pid, &info, WSTOPPED | WNOHANG) == 0 && info.si_pid == pid) &&
+	      info.si_code == CLD_STOPPED && info.si_status == SIGSTOP);
+	kill(pid, SIGCONT);
+	memset(&info, 0, sizeof(info));
+	CHECK("process.wait.continued", SOON(waitid(P_PID, pid, &info, WCONTINUED | WNOHANG) == 0 && info.si_pid == pid) &&
+	      info.si_code == CLD_CONTINUED);
+	CHECK("process.wait.group", kill(-pid, SIGTERM) == 0 && waitpid(-pid, &status, 0) == pid && killed(status, SIGTERM));
+	pid = fork();
+	if (!pid)
+		_exit(15);
+	CHECK("process.wait.descriptor", ({
+		int fd = syscall(SYS_pidfd_open, pid, 0);
+		struct pollfd end = { .fd = fd, .events = POLLIN };
+		int good = fd >= 0 && poll(&end, 1, DEADLINE_S * 1000) == 1;
+
+		good = good && waitid(P_PIDFD, fd, &info, WEXITED) == 0 && info.si_status == 15;
+		close(fd);
+		good;
+	}));
+	errno = 0;
+	CHECK("process.wait.bad_options", waitpid(-1, &status, 0x7fff0000) < 0 && errno == EINVAL);
 	EQUAL("process.orphan.parent", in_child(orphan, (int []){ fds[1], me }), 0);
 	CHECK("process.orphan.lives", read(fds[0], &c, 1) == 1 && c == 'o');
 	pid = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
@@ -254,7 +380,7 @@ static int execute(void *arg)
 
 static const char *run(const char *path, int *status, const char *what, const char *argument)
 {
-	struct execution execution = { path, { "libc", "child", (char *)what, (char *)argument }, NULL };
+	struct execution execution = { path, { "posix", "child", (char *)what, (char *)argument }, NULL };
 
 	return output_of(execute, &execution, status);
 }
@@ -271,7 +397,7 @@ static int with_state(void *arg)
 	umask(027);
 	if (chdir("/tmp") || dup2(1, 50) != 50 || dup3(1, 51, O_CLOEXEC) != 51)
 		return 98;
-	execl(arg, "libc", "child", "state", (char *)NULL);
+	execl(arg, "posix", "child", "state", (char *)NULL);
 	return 99;
 }
 
@@ -284,7 +410,7 @@ static int no_access(void *arg)
 
 static int by_descriptor(void *arg)
 {
-	char *const argv[] = { "libc", "child", "ring", NULL };
+	char *const argv[] = { "posix", "child", "ring", NULL };
 
 	fexecve(*(int *)arg, argv, environ);
 	return 99;
@@ -292,7 +418,7 @@ static int by_descriptor(void *arg)
 
 static int by_path(void *arg)
 {
-	execlp("libc", "libc", "child", "ring", (char *)NULL);
+	execlp("posix", "posix", "child", "ring", (char *)NULL);
 	return arg ? 98 : 99;
 }
 
@@ -312,7 +438,7 @@ static int through(const char *path, size_t size)
 	if (!pid) {
 		dup2(to[0], 0);
 		dup2(from[1], 1);
-		execl(path, "libc", "child", "cat", (char *)NULL);
+		execl(path, "posix", "child", "cat", (char *)NULL);
 		_exit(99);
 	}
 	close(to[0]);
@@ -363,7 +489,7 @@ static void test_exec(void)
 		EQUAL(NAME("code"), status, 0);
 		TEXT(NAME("empty_argument"), run(path, &status, "arguments", ""), "[]");
 		CHECK(NAME("long_argument"), strlen(run(path, &status, "arguments", long_argument)) == 4095);
-		execution = (struct execution){ path, { "libc", "child", "environment", "ONLY" }, env };
+		execution = (struct execution){ path, { "posix", "child", "environment", "ONLY" }, env };
 		TEXT(NAME("environment"), output_of(execute, &execution, &status), "this one|1");
 		TEXT(NAME("state"), output_of(with_state, (void *)path, &status), "1 1 1 1 /tmp 027");
 		EQUAL(NAME("cloexec"), status, 0);
@@ -377,16 +503,16 @@ static void test_exec(void)
 	}
 	EQUAL("process.exec.missing", in_child(no_access, "/no/such"), ENOENT << 8);
 	EQUAL("process.exec.folder", in_child(no_access, "/tmp"), EACCES << 8);
-	put_file("/tmp/libc_process", "not a program at all");
-	EQUAL("process.exec.not_executable", in_child(no_access, "/tmp/libc_process"), EACCES << 8);
-	chmod("/tmp/libc_process", 0755);
-	EQUAL("process.exec.no_format", in_child(no_access, "/tmp/libc_process"), ENOEXEC << 8);
-	unlink("/tmp/libc_process");
-	put_file("/tmp/libc_script", "#!" ORDINARY " child\nwhatever");
-	chmod("/tmp/libc_script", 0755);
+	put_file("/tmp/posix_process", "not a program at all");
+	EQUAL("process.exec.not_executable", in_child(no_access, "/tmp/posix_process"), EACCES << 8);
+	chmod("/tmp/posix_process", 0755);
+	EQUAL("process.exec.no_format", in_child(no_access, "/tmp/posix_process"), ENOEXEC << 8);
+	unlink("/tmp/posix_process");
+	put_file("/tmp/posix_script", "#!" ORDINARY " child\nwhatever");
+	chmod("/tmp/posix_script", 0755);
 	/* An interpreter gets one argument at most, then the script's path: an unknown word for us. */
-	EQUAL("process.exec.script", in_child(no_access, "/tmp/libc_script"), 2 << 8);
-	unlink("/tmp/libc_script");
+	EQUAL("process.exec.script", in_child(no_access, "/tmp/posix_script"), 2 << 8);
+	unlink("/tmp/posix_script");
 	status = open(ORDINARY, O_RDONLY | O_CLOEXEC);
 	CHECK("process.exec.by_descriptor", status >= 0 && exited(in_child(by_descriptor, &status), 103));
 	close(status);
@@ -396,7 +522,7 @@ static void test_exec(void)
 
 static int spawn(const char *path, posix_spawn_file_actions_t *actions, posix_spawnattr_t *attr, const char *what)
 {
-	char *const argv[] = { "libc", "child", (char *)what, NULL };
+	char *const argv[] = { "posix", "child", (char *)what, NULL };
 	pid_t pid = -1;
 	int ret = posix_spawn(&pid, path, actions, attr, argv, environ);
 
@@ -417,12 +543,11 @@ static void test_spawn(void)
 	posix_spawn_file_actions_t actions;
 	posix_spawnattr_t attr;
 	pthread_t threads[2];
-	char *const argv[] = { "libc", "child", "ring", NULL };
+	char *const argv[] = { "posix", "child", "ring", NULL };
 	char text[100] = "";
 	int fds[2], ret, bad = 0;
 	sigset_t set;
 	void *lost;
-	FILE *file;
 	pid_t pid;
 
 	EQUAL("process.spawn.ordinary", spawn(ORDINARY, NULL, NULL, "ring"), 103 << 8);
@@ -430,16 +555,16 @@ static void test_spawn(void)
 	EQUAL("process.spawn.missing", spawn("/no/such/program", NULL, NULL, "ring"), -ENOENT);
 	NEED(pipe2(fds, O_CLOEXEC) == 0);
 	posix_spawn_file_actions_init(&actions);
-	posix_spawn_file_actions_addopen(&actions, 0, "/tmp/libc_spawn", O_RDONLY, 0);
+	posix_spawn_file_actions_addopen(&actions, 0, "/tmp/posix_spawn", O_RDONLY, 0);
 	posix_spawn_file_actions_adddup2(&actions, fds[1], 1);
 	posix_spawn_file_actions_addchdir_np(&actions, "/tmp");
-	put_file("/tmp/libc_spawn", "through a file and a pipe");
+	put_file("/tmp/posix_spawn", "through a file and a pipe");
 	ret = spawn(ORDINARY, &actions, NULL, "cat");
 	close(fds[1]);
 	read_all(fds[0], text, sizeof(text) - 1);
 	CHECK("process.spawn.actions", ret == 0 && !strcmp(text, "through a file and a pipe"));
 	close(fds[0]);
-	unlink("/tmp/libc_spawn");
+	unlink("/tmp/posix_spawn");
 	EQUAL("process.spawn.action_fails", spawn(ORDINARY, &actions, NULL, "cat"), -ENOENT);
 	posix_spawnattr_init(&attr);
 	sigfillset(&set);
@@ -450,7 +575,7 @@ static void test_spawn(void)
 	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETPGROUP);
 	EQUAL("process.spawn.attributes", spawn(SELF, NULL, &attr, "ring"), (100 + ring()) << 8);
 	setenv("PATH", "/no/such:/tests", 1);
-	ret = posix_spawnp(&pid, "libc", NULL, NULL, argv, environ);
+	ret = posix_spawnp(&pid, "posix", NULL, NULL, argv, environ);
 	CHECK("process.spawn.path", ret == 0 && reap(pid) == 103 << 8);
 	EQUAL("process.exec.path", in_child(by_path, NULL), 103 << 8);
 	NEED(pthread_create(&threads[0], NULL, spawn_many, ORDINARY) == 0 && pthread_create(&threads[1], NULL, spawn_many, SELF) == 0);
@@ -460,14 +585,111 @@ static void test_spawn(void)
 	}
 	EQUAL("process.spawn.by_threads", bad, 0);
 
-	CHECK("process.system.no_shell", access("/bin/sh", X_OK) < 0 && system(NULL) == 0);
-	CHECK("process.system.127", exited(system("exit 3"), 127));
-	file = popen("cat", "w");
-	CHECK("process.popen.no_shell", file == NULL);
-	/* Signals are as they were. */
+	posix_spawn_file_actions_destroy(&actions);
+	posix_spawnattr_destroy(&attr);
+}
+
+static int run_command(void *arg)
+{
+	int status = system(*(const char **)arg);
+
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 99;
+}
+
+static const char *file_link(const char *path)
+{
+	static char text[100];
+	ssize_t n = readlink(path, text, sizeof(text) - 1);
+
+	NEED(n > 0);
+	text[n] = 0;
+	return text;
+}
+
+/* What is written to stdout while a command runs. */
+static const char *said_by(const char *command, int *status)
+{
+	static const char *what;
+
+	what = command;
+	return output_of(run_command, &what, status);
+}
+
+static void *system_in_thread(void *arg)
+{
+	long bad = 0;
+
+	for (int i = 0; i < 5; i++)
+		bad += !exited(system("exit 21"), 21);
+	return bad ? arg : NULL;
+}
+
+/* Debian's shell, an ordinary program with shared objects, and what it starts. */
+static void test_shell(void)
+{
+	char text[200] = "", large[30000];
+	pthread_t threads[3];
+	int status, bad = 0;
+	sigset_t set;
+	FILE *file;
+	void *ret;
+
+	CHECK("process.system.shell", system(NULL) == 1);
+	EQUAL("process.system.code", system("exit 3"), 3 << 8);
+	CHECK("process.system.signal", killed(system("kill -TERM $$"), SIGTERM));
+	EQUAL("process.system.unknown", system("/no/such/command 2> /dev/null"), 127 << 8);
+	TEXT("process.system.output", said_by("echo \"from $0\" the shell", &status), "from sh the shell\n");
+	setenv("POSIX_SHELL", "set here", 1);
+	TEXT("process.system.environment", said_by("echo $POSIX_SHELL", &status), "set here\n");
+	unsetenv("POSIX_SHELL");
+	put_file("/tmp/posix_shell", "through two pipes");
+	TEXT("process.system.pipeline", said_by("/bin/cat < /tmp/posix_shell | /bin/cat | /bin/cat", &status), "through two pipes");
+	unlink("/tmp/posix_shell");
+	EQUAL("process.system.itself", system(ORDINARY " child ring"), 103 << 8);
+	snprintf(text, sizeof(text), "%s child ring", file_link(SELF));
+	EQUAL("process.system.this_program", system(text), (100 + ring()) << 8);
+	/* Who waits for a command is not interrupted. */
+	snprintf(text, sizeof(text), "kill -INT %d; exit 9", getpid());
+	EQUAL("process.system.interrupt", system(text), 9 << 8);
 	sigprocmask(SIG_BLOCK, NULL, &set);
 	CHECK("process.system.signals", !sigismember(&set, SIGCHLD) && signal(SIGINT, SIG_DFL) == SIG_DFL &&
 	      signal(SIGQUIT, SIG_DFL) == SIG_DFL);
+	for (int i = 0; i < 3; i++)
+		NEED(pthread_create(&threads[i], NULL, system_in_thread, threads) == 0);
+	for (int i = 0; i < 3; i++) {
+		pthread_join(threads[i], &ret);
+		bad += ret != NULL;
+	}
+	EQUAL("process.system.threads", bad, 0);
+	NEED(rename("/bin/sh", "/bin/not_sh") == 0);
+	CHECK("process.system.no_shell", system(NULL) == 0 && system("exit 3") == 127 << 8);
+	NEED(rename("/bin/not_sh", "/bin/sh") == 0);
+
+	file = popen("echo one; echo two; exit 5", "r");
+	CHECK("process.popen.read", file && fgets(text, sizeof(text), file) && !strcmp(text, "one\n") && fgets(text, sizeof(text), file) &&
+	      !strcmp(text, "two\n") && !fgets(text, sizeof(text), file));
+	EQUAL("process.popen.status", pclose(file), 5 << 8);
+	file = popen("read line; test \"$line\" = \"to a command\"", "w");
+	CHECK("process.popen.write", file && fprintf(file, "to a command\n") == 13 && pclose(file) == 0);
+	memset(large, 'p', sizeof(large));
+	file = popen("/bin/cat > /tmp/posix_popen", "w");
+	CHECK("process.popen.much", file && fwrite(large, 1, sizeof(large), file) == sizeof(large) && pclose(file) == 0 && ({
+		struct stat st;
+
+		stat("/tmp/posix_popen", &st) == 0 && st.st_size == sizeof(large);
+	}));
+	file = popen("/bin/cat /tmp/posix_popen", "re");
+	CHECK("process.popen.much_back", file && fread(large, 1, sizeof(large), file) == sizeof(large) && fgetc(file) == EOF &&
+	      fcntl(fileno(file), F_GETFD) == FD_CLOEXEC && pclose(file) == 0);
+	unlink("/tmp/posix_popen");
+	errno = 0;
+	CHECK("process.popen.bad_mode", popen("exit 0", "x") == NULL && errno == EINVAL);
+	signal(SIGPIPE, SIG_IGN);
+	file = popen("exit 0", "w");
+	errno = 0;
+	CHECK("process.popen.nobody_reads", file && SOON(fputs("x", file) < 0 || fflush(file)) && errno == EPIPE);
+	pclose(file);
+	signal(SIGPIPE, SIG_DFL);
 }
 
 /* --- what a process has --- */
@@ -554,6 +776,7 @@ int process_suite(void)
 	test_fork();
 	test_exec();
 	test_spawn();
+	test_shell();
 	test_properties();
 	return check_failed;
 }
