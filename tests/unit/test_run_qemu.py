@@ -32,7 +32,7 @@ def test_an_image_becomes_a_machine() -> None:
     assert from_image(image, Path("/b/app")) == Vm(
         name="app",
         kernel=Path("/b/app/app.bzImage"),
-        cmdline=("panic=-1", "console=ttyS0", "quiet"),
+        cmdline=("panic=-1", "no_timer_check", "console=ttyS0", "quiet"),
         memory_mib=96,
         cpus=2,
         drives=(Drive(Path("/b/app/disk.img"), read_only=True),),
@@ -41,11 +41,12 @@ def test_an_image_becomes_a_machine() -> None:
 
 
 def test_what_ukl_run_relies_on_is_added_once() -> None:
-    assert guarded(()) == ("console=ttyS0", "panic=-1")
-    assert guarded(("panic=5", "console=hvc0")) == ("panic=5", "console=hvc0")
+    assert guarded(()) == ("console=ttyS0", "panic=-1", "no_timer_check")
+    given = ("panic=5", "console=hvc0", "no_timer_check")
+    assert guarded(given) == given
     # Behind -- they are words for process 1.
     assert guarded(("quiet", "--", "panic=5")) == (
-        *("console=ttyS0", "panic=-1", "quiet", "--", "panic=5"),
+        *("console=ttyS0", "panic=-1", "no_timer_check", "quiet", "--", "panic=5"),
     )
 
 

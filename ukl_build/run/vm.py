@@ -72,6 +72,9 @@ GUARD_PARAMETERS = {
     # -no-reboot turns into an end, and is told from other resets by the console.  Without this the
     # kernel would stop in a loop and look like a hang.
     "panic": "panic=-1",
+    # The kernel counts ticks for a moment, and panics if there are none: under emulation on a busy
+    # host, or with a debugger attached, there may be none.  Under KVM it leaves that out itself.
+    "no_timer_check": "no_timer_check",
 }
 """Kernel parameters that ukl-run relies on; added unless the command line has them already."""
 
