@@ -73,6 +73,11 @@ def test_ports_are_forwarded_on_this_machine_only() -> None:
     ]
 
 
+def test_gdb_is_waited_for_on_this_machine_only() -> None:
+    assert option(Vm("x", gdb=1234), "-gdb") == ["tcp:127.0.0.1:1234"]
+    assert option(Vm("x"), "-gdb") == []
+
+
 def test_a_machine_can_be_without_a_network() -> None:
     words = " ".join(argv(Vm("x", network=False), WIRING))
     assert "netdev" not in words

@@ -61,6 +61,9 @@ class Vm:
     drives: tuple[Drive, ...] = ()
     init: Init = Init.RING3
     """Whether an init inside reports over the status port and knows the power button."""
+    gdb: int | None = None
+    """TCP port of the host on which the machine waits for gdb before its first instruction; 0 takes
+    a free one, see :meth:`Machine.gdb_port`."""
     extra: tuple[str, ...] = ()
     """Further arguments for QEMU, such as ``-gdb`` or ``-icount``; they come last."""
 
