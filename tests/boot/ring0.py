@@ -17,9 +17,9 @@ from ukl_build.stages.archive import link_application, make_archive
 
 GUEST = Path(__file__).parent / "guest"
 SAMPLES = Path(__file__).resolve().parents[2] / "samples"
-SUITE = ("suite", "faults", "context", "protect", "victim")
+SUITE = ("suite", "faults", "context", "protect", "victim", "subject")
 """Parts of the program that runs in both rings; the first has the main function."""
-HELPERS = ("ring", "stress", "client", "security")
+HELPERS = ("ring", "stress", "client", "security", "inspect")
 """Ordinary programs, of one file each."""
 
 RING0 = "/UKL"
