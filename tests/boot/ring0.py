@@ -19,9 +19,9 @@ GUEST = Path(__file__).parent / "guest"
 ROOT = Path(__file__).resolve().parents[2]
 POSIX = ROOT / "tests" / "posix" / "guest"
 SAMPLES = ROOT / "samples"
-SUITE = ("suite", "faults", "context", "protect", "victim")
+SUITE = ("suite", "faults", "context", "protect", "victim", "subject")
 """Parts of the program that runs in both rings; the first has the main function."""
-HELPERS = ("ring", "stress", "client", "security")
+HELPERS = ("ring", "stress", "client", "security", "inspect")
 """Ordinary programs, of one file each."""
 
 RING0 = "/UKL"

@@ -16,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.boot.conftest import PROJECT, Start, console, scons
+from tests.boot.conftest import Start, console
 from tests.boot.ring0 import RING0, link_kernel
 from tests.boot.test_ring0 import COMPLAINTS, QUIET
+from tests.conftest import scons
+from tests.project import ROOT
 from ukl_build.initconf import Job
 from ukl_build.run.outcome import Kind, Outcome
 from ukl_build.run.vm import Vm
@@ -71,7 +73,7 @@ class Sample:
 
 def sample(name: str, built: Path, folder: Path) -> Sample:
     """Build a sample for both rings."""
-    out = PROJECT / "build" / name
+    out = ROOT / "build" / name
     scons(f"app={name}", str(out / "UKL.a"))
     shutil.copy(out / "UKL.a", folder)
     return in_both_rings(out / "objects" / "app.o", built, folder)

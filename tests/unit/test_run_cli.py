@@ -154,6 +154,43 @@ def test_a_taken_port_is_an_error(place: Place) -> None:
     assert f"error[port-taken]: the host's port 127.0.0.1:{port}/tcp" in err
 
 
+def test_a_taken_port_for_gdb_is_an_error(place: Place) -> None:
+    (place.image("power_off") / "app.vmlinux").touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, _, err = place.run("--qemu", "app", "--gdb", str(port))
+    assert code == 3
+    assert f"error[port-taken]: the host's port 127.0.0.1:{port}/tcp" in err
+
+
+def test_gdb_without_symbols_is_an_error(place: Place) -> None:
+    place.image("power_off")
+    code, _, err = place.run("--qemu", "app", "--gdb")
+    assert (code, "build/app/app.vmlinux is not there" in err) == (2, True)
+
+
+def test_gdb_and_a_smoke_test_are_two_things(place: Place) -> None:
+    place.image("power_off")
+    code, _, err = place.run("--qemu", "app", "--gdb", "--smoke")
+    assert (code, "a smoke test does not wait for gdb" in err) == (2, True)
+
+
+def test_it_waits_for_gdb_before_anything_runs(place: Place) -> None:
+    (place.image("power_off", exited(3)) / "app.vmlinux").touch()
+    with place.start("--qemu", "app", "--gdb", "0") as process:
+        assert process.stderr is not None
+        while "target remote" not in (line := process.stderr.readline()):
+            assert line
+        port = int(re.search(r"127\.0\.0\.1:(\d+)", line)[1])  # type: ignore[index]
+        # Many times what the guest takes to its end.
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(3)
+        with socket.create_connection(("127.0.0.1", port)) as debugger:
+            # `continue` of gdb's remote protocol.
+            debugger.sendall(b"$c#63")
+            assert process.wait(ENOUGH_S) == 3
+
+
 def test_a_smoke_test_that_nobody_answers_fails(place: Place) -> None:
     smoke = Smoke(port=5555, send="hi\n", expect="hi\n", deadline_s=2)
     place.image("spin", ports=(Port(guest=5555),), smoke=smoke)

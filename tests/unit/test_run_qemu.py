@@ -32,7 +32,7 @@ def test_an_image_becomes_a_machine() -> None:
     assert from_image(image, Path("/b/app")) == Vm(
         name="app",
         kernel=Path("/b/app/app.bzImage"),
-        cmdline=("panic=-1", "console=ttyS0", "quiet"),
+        cmdline=("panic=-1", "no_timer_check", "console=ttyS0", "quiet"),
         memory_mib=96,
         cpus=2,
         drives=(Drive(Path("/b/app/disk.img"), read_only=True),),
@@ -41,11 +41,12 @@ def test_an_image_becomes_a_machine() -> None:
 
 
 def test_what_ukl_run_relies_on_is_added_once() -> None:
-    assert guarded(()) == ("console=ttyS0", "panic=-1")
-    assert guarded(("panic=5", "console=hvc0")) == ("panic=5", "console=hvc0")
+    assert guarded(()) == ("console=ttyS0", "panic=-1", "no_timer_check")
+    given = ("panic=5", "console=hvc0", "no_timer_check")
+    assert guarded(given) == given
     # Behind -- they are words for process 1.
     assert guarded(("quiet", "--", "panic=5")) == (
-        *("console=ttyS0", "panic=-1", "quiet", "--", "panic=5"),
+        *("console=ttyS0", "panic=-1", "no_timer_check", "quiet", "--", "panic=5"),
     )
 
 
@@ -70,6 +71,11 @@ def test_ports_are_forwarded_on_this_machine_only() -> None:
     assert option(vm, "-netdev") == [
         "user,id=net,hostfwd=tcp:127.0.0.1:0-:5555,hostfwd=udp:127.0.0.1:53-:54"
     ]
+
+
+def test_gdb_is_waited_for_on_this_machine_only() -> None:
+    assert option(Vm("x", gdb=1234), "-gdb") == ["tcp:127.0.0.1:1234"]
+    assert option(Vm("x"), "-gdb") == []
 
 
 def test_a_machine_can_be_without_a_network() -> None:

@@ -3,24 +3,29 @@
 
 from __future__ import annotations
 
+import io
 import stat
 import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
+from tests.project import ROOT
 from ukl_build import cpio
 from ukl_build.errors import UklError
 from ukl_build.initconf import INIT_CONF, InitConf, Mount
 from ukl_build.stages.userspace import (
-    MAGIC,
+    APP_FILE,
     ExtraFile,
     Userspace,
     build_init,
     build_initramfs,
     entries,
 )
+
+LINUX_UKL_H = ROOT / "recipes" / "linux" / "files" / "include" / "linux" / "ukl.h"
 
 
 @dataclass(frozen=True)
@@ -149,9 +154,14 @@ def test_the_root_has_what_boots_and_starts_the_application(tmp_path: Path) -> N
     got = unpack((tmp_path / "out").read_bytes())
     assert got["init"].mode == stat.S_IFREG | 0o755
     assert (got["UKL"].mode, got["UKL"].uid, got["UKL"].content) == (
-        *(stat.S_IFREG | 0o700, 0, b"\x7fUKL application\n"),
+        *(stat.S_IFREG | 0o700, 0, APP_FILE),
     )
-    assert len(MAGIC) == 17
+    with io.BytesIO(APP_FILE) as file:
+        header = ELFFile(file).header
+    assert (header.e_type, header.e_machine, header.e_ehsize) == ("ET_NONE", "EM_X86_64", 64)
+    # What the kernel looks for, in C's and in Python's spelling.
+    assert r'"\x7f" "ELF\2\1\1\0\0UKL app"' in LINUX_UKL_H.read_text()
+    assert APP_FILE.startswith(b"\x7fELF\2\1\1\0\0UKL app")
     assert b"app=/UKL\n" in got[INIT_CONF[1:]].content
     assert {"dev/console", "proc", "sys", "etc/passwd", "etc/hosts", "etc/resolv.conf"} <= set(got)
     assert {entry.mtime for entry in got.values()} == {0}

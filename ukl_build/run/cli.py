@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from platformdirs import user_state_path
 
 from ukl_build import cpio, files
 from ukl_build.cmdline import MAX_COMMAND_LINE, quote_args
+from ukl_build.elf.names import ENTRY, PREFIX
 from ukl_build.errors import Fault, UklError
 from ukl_build.image import Image, Init, Protocol, Smoke, load
 from ukl_build.initconf import RUN_CONF, render_overlay
@@ -29,10 +31,13 @@ from ukl_build.model import nearest
 from ukl_build.run import accel
 from ukl_build.run.machine import Machine
 from ukl_build.run.outcome import EXIT_STATUS, Kind, Outcome
-from ukl_build.run.vm import Accel, Forward, Vm, from_image
+from ukl_build.run.vm import LOCALHOST, Accel, Forward, Vm, from_image
 
 BUILD = Path("build")
 IMAGE_FILE = "image.json"
+
+GDB_PORT = 1234
+"""QEMU's own choice, and the one in everybody's notes."""
 
 KEPT_LOGS = 20
 """Console logs of one application that are kept."""
@@ -62,6 +67,7 @@ examples:
   ukl-run --qemu tcp_server -p 5555:5555       run build/tcp_server, Ctrl-C stops it
   ukl-run --qemu tcp_server --smoke            ask it what its recipe asks, and stop it
   ukl-run --qemu build/redis -p 0:6379 -- --save ''
+  ukl-run --qemu hello --gdb                   wait for gdb, and say how to start it
 """
 
 
@@ -144,6 +150,15 @@ def parser() -> argparse.ArgumentParser:
         "--timeout", metavar="S", type=_positive, help="seconds until a run counts as hung"
     )
     made.add_argument("--append", metavar="WORDS", default="", help="further kernel parameters")
+    made.add_argument(
+        "--gdb",
+        metavar="PORT",
+        nargs="?",
+        type=_count(0, 65535, "a port"),
+        const=GDB_PORT,
+        help=f"wait for gdb on a port of this machine ({GDB_PORT}; 0 takes a free one), and say "
+        "how to start it; without KASLR",
+    )
     made.add_argument("--log-file", metavar="FILE", type=Path, help="where the console goes")
     made.add_argument(
         "--smoke",
@@ -333,11 +348,21 @@ def _announce(run: _Run) -> None:
         say(f"{port.address}:{host} leads to the guest's {port.proto} port {port.guest}")
 
 
+def _explain_gdb(run: _Run, vmlinux: Path) -> None:
+    """Say how to start gdb.  Until the kernel is unpacked, only a hardware breakpoint stays."""
+    where = f"target remote {LOCALHOST}:{run.machine.gdb_port()}"
+    say("waiting for gdb, without KASLR; in another terminal:")
+    say(
+        f"  gdb {shlex.quote(str(vmlinux))} -ex '{where}' -ex 'hbreak {PREFIX}{ENTRY}' -ex continue"
+    )
+
+
 def _attend(run: _Run) -> int:
     """Run until the application ends, the time is over, or somebody stops us."""
     end = time.monotonic() + run.timeout if run.timeout else None
     smoke = run.image.smoke
-    if smoke and _forwarded(run.machine.vm.forwards, smoke):
+    # Under a debugger it answers whenever that lets it.
+    if smoke and run.machine.vm.gdb is None and _forwarded(run.machine.vm.forwards, smoke):
         deadline = min(run.timeout or smoke.deadline_s, smoke.deadline_s)
         try:
             run.machine.ask(
@@ -376,6 +401,10 @@ def run(options: argparse.Namespace) -> int:
     folder = find_image(options.qemu)
     image = load(folder / IMAGE_FILE)
     forwards: list[Forward] = options.forwards
+    if options.smoke and options.gdb is not None:
+        raise UklError(
+            "run-invalid", "a smoke test does not wait for gdb", hint="leave one of the two out"
+        )
     if options.smoke:
         if image.smoke is None:
             raise UklError(
@@ -391,8 +420,17 @@ def run(options: argparse.Namespace) -> int:
                 f"{folder / IMAGE_FILE} names the kernel {image.kernel}, which is not there",
                 hint=f"build it: scons app={image.name}",
             )
+        vmlinux = folder / f"{image.name}.vmlinux"
+        if options.gdb is not None and not vmlinux.is_file():
+            raise UklError(
+                "image-missing",
+                f"gdb would know no names: {vmlinux} is not there",
+                hint=f"build it: scons app={image.name}",
+            )
         if options.args:
             vm = with_args(vm, image, options.args, Path(scratch))
+        # What gdb reads of vmlinux is where the kernel was linked, not where KASLR would put it.
+        vm = with_parameters(vm, "nokaslr" if options.gdb is not None else "")
         vm = with_parameters(vm, options.append)
         verdict = accel.choose(
             options.accel,
@@ -406,6 +444,7 @@ def run(options: argparse.Namespace) -> int:
             cpus=options.cpus or vm.cpus,
             accel=verdict.accel,
             forwards=tuple(forwards),
+            gdb=options.gdb,
         )
         console = console_path(image.name, options.log_file)
         how = "KVM" if verdict.accel is Accel.KVM else "TCG (emulation)"
@@ -415,6 +454,8 @@ def run(options: argparse.Namespace) -> int:
             try:
                 machine.start(on_console=None if options.smoke else _Output().write)
                 _announce(this)
+                if options.gdb is not None:
+                    _explain_gdb(this, vmlinux)
                 if options.smoke and image.smoke:
                     return _smoke(this, image.smoke)
                 return _attend(this)

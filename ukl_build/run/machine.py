@@ -38,7 +38,7 @@ from ukl_build.errors import UklError
 from ukl_build.image import Init, Protocol
 from ukl_build.run import lifeline, qemu
 from ukl_build.run.outcome import GuestError, Kind, Outcome, Record, classify
-from ukl_build.run.vm import Vm
+from ukl_build.run.vm import Forward, Vm
 
 T = TypeVar("T")
 Event = dict[str, object]
@@ -134,7 +134,8 @@ class _Session:
             if self.vm.forwards:
                 # While the guest stands still, so that it cannot end before the answer.
                 self.usernet = str(await self.execute(*_monitor("info usernet")))
-            await self.client.execute("cont")
+            if self.vm.gdb is None:
+                await self.client.execute("cont")
         except (QMPError, TimeoutError, OSError) as error:
             if self.connected:
                 return  # the guest was so quick that `cont` was not answered any more
@@ -353,7 +354,8 @@ class Machine:
 
     def _check_ports(self) -> None:
         """Look for taken ports first; QEMU would only say that it could not set up a rule."""
-        for forward in self.vm.forwards:
+        gdb = () if self.vm.gdb is None else (Forward(self.vm.gdb, 0),)
+        for forward in (*self.vm.forwards, *gdb):
             kind = socket.SOCK_STREAM if forward.proto is Protocol.TCP else socket.SOCK_DGRAM
             with socket.socket(socket.AF_INET, kind) as probe:
                 if forward.proto is Protocol.TCP:
@@ -441,6 +443,16 @@ class Machine:
             raise UklError(
                 "internal", f"port {guest}/{proto} of the guest is not forwarded", hint="report it"
             )
+        return int(found.group(1))
+
+    def gdb_port(self) -> int:
+        """Return the host's port on which the machine waits for gdb; asked as in :meth:`host_port`.
+
+        :raise UklError: ``internal`` if it does not wait.
+        """
+        found = re.search(r"^gdb: filename=\S*:(\d+)", self.monitor("info chardev"), re.MULTILINE)
+        if found is None:
+            raise UklError("internal", "the machine does not wait for gdb", hint="report it")
         return int(found.group(1))
 
     def ask(self, guest_port: int, send: bytes, expect: bytes, *, deadline_s: float) -> bytes:

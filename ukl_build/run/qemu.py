@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ukl_build.initconf import STATUS_PORT
-from ukl_build.run.vm import Accel, Vm
+from ukl_build.run.vm import LOCALHOST, Accel, Vm
 
 PROGRAM = "qemu-system-x86_64"
 
@@ -78,4 +78,6 @@ def argv(vm: Vm, wiring: Wiring, *, program: str = PROGRAM) -> list[str]:
         words += ["-drive", file]
         boot = f",bootindex={number}" if vm.kernel is None else ""
         words += ["-device", f"virtio-blk-pci,drive=disk{number}{boot},{VIRTIO}"]
+    if vm.gdb is not None:
+        words += ["-gdb", f"tcp:{LOCALHOST}:{vm.gdb}"]
     return [*words, *vm.extra]

@@ -61,6 +61,9 @@ class Vm:
     drives: tuple[Drive, ...] = ()
     init: Init = Init.RING3
     """Whether an init inside reports over the status port and knows the power button."""
+    gdb: int | None = None
+    """TCP port of the host on which the machine waits for gdb before its first instruction; 0 takes
+    a free one, see :meth:`Machine.gdb_port`."""
     extra: tuple[str, ...] = ()
     """Further arguments for QEMU, such as ``-gdb`` or ``-icount``; they come last."""
 
@@ -72,6 +75,9 @@ GUARD_PARAMETERS = {
     # -no-reboot turns into an end, and is told from other resets by the console.  Without this the
     # kernel would stop in a loop and look like a hang.
     "panic": "panic=-1",
+    # The kernel counts ticks for a moment, and panics if there are none: under emulation on a busy
+    # host, or with a debugger attached, there may be none.  Under KVM it leaves that out itself.
+    "no_timer_check": "no_timer_check",
 }
 """Kernel parameters that ukl-run relies on; added unless the command line has them already."""
 

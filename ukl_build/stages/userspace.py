@@ -7,6 +7,7 @@ packs it together with itself.
 
 from __future__ import annotations
 
+import struct
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +30,13 @@ CFLAGS = (
     *("-Wl,--build-id=none", "-Wl,-z,noseparate-code", "-Wl,-z,noexecstack", "-s"),
 )
 
-MAGIC = b"\x7fUKL application\n"
-"""Content of the application's file: a filter, the kernel knows the file by its identity."""
+MAGIC = b"\x7fELF\2\1\1\0\0UKL app"
+"""What the application's file begins with (UKL_MAGIC of Linux's <linux/ukl.h>): a filter, the
+kernel knows the file by its identity."""
+
+APP_FILE = MAGIC + struct.pack("<HHIQQQIHHHHHH", 0, 62, 1, 0, 0, 0, 0, 64, 0, 0, 0, 0, 0)
+"""Content of the application's file: an Elf64_Ehdr (gABI, chapter 4) of type ET_NONE for EM_X86_64,
+without anything behind it.  gdbserver takes a process for one of 32 bits if its file is no such."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ def entries(spec: Userspace, init: bytes) -> list[cpio.Entry]:
         ]
         if conf.app:
             _check_app(conf, spec.app_mode)
-            content = MAGIC if spec.app_file is None else spec.app_file.read_bytes()
+            content = APP_FILE if spec.app_file is None else spec.app_file.read_bytes()
             found.append(cpio.file(conf.app, content, mode=spec.app_mode))
     except ValueError as error:
         raise _invalid(error) from error

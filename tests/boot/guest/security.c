@@ -25,7 +25,7 @@
 #define TRACED	1
 #define KILLED	-1000
 
-static const char magic[] = "\x7fUKL application\n";
+static const char magic[] = "\x7f" "ELF\2\1\1\0\0UKL app";
 
 static void drop(void)
 {

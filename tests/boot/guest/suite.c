@@ -11,6 +11,7 @@ int faults_main(void);
 int context_main(void);
 int protect_main(int argc, char **argv);
 int victim_main(int argc, char **argv);
+int subject_main(int argc, char **argv);
 
 unsigned long suite_data = 1;
 
@@ -31,6 +32,8 @@ int main(int argc, char **argv)
 		return 100 + ring();
 	if (!strcmp(program, "victim"))
 		return victim_main(argc - 1, argv + 1);
+	if (!strcmp(program, "subject"))
+		return subject_main(argc - 1, argv + 1);
 	printf("# begin %s %d %p\n", program, ring(), (void *)&suite_data);
 	fflush(stdout);
 	if (!strcmp(program, "faults"))

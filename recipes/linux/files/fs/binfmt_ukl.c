@@ -258,6 +258,8 @@ static int load_ukl_binary(struct linux_binprm *bprm)
 	if (ret)
 		return ret;
 
+	/* A core of the application is one of ELF. */
+	set_binfmt(&elf_format);
 	set_personality_64bit();
 	current->personality &= ~READ_IMPLIES_EXEC;
 	if (!(current->personality & ADDR_NO_RANDOMIZE) && randomize_va_space)

@@ -169,11 +169,14 @@ static void ukl_free(struct ukl_mm *ukl)
 	kfree(ukl);
 }
 
-/*
- * The end of the part of the image that is the application's and has @addr in
- * it, 0 if none has.
+/**
+ * ukl_range_end() - where the application's part of the image ends
+ * @addr: an address
+ *
+ * Return: the end of the text, the constants or the private data that @addr is
+ * in; 0 if it is in none of them.
  */
-static unsigned long ukl_range_end(unsigned long addr)
+unsigned long ukl_range_end(unsigned long addr)
 {
 	if (ukl_data_address(addr))
 		return (unsigned long)__ukl_data_end;

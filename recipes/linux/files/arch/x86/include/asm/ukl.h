@@ -38,6 +38,7 @@ extern char ukl_start[] asm("ukl._start");
 extern char ukl_syscall[];
 
 bool ukl_access_ok(unsigned long addr, unsigned long size);
+unsigned long ukl_range_end(unsigned long addr);
 unsigned long ukl_user_addr_limit(unsigned long addr);
 
 int ukl_mm_create(struct mm_struct *mm, const struct mm_struct *from);
@@ -53,6 +54,11 @@ void ukl_hide_data(void);
 static inline bool ukl_access_ok(unsigned long addr, unsigned long size)
 {
 	return false;
+}
+
+static inline unsigned long ukl_range_end(unsigned long addr)
+{
+	return 0;
 }
 
 static inline void ukl_hide_data(void) { }

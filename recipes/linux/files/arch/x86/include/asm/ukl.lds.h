@@ -35,11 +35,13 @@
 		. = ALIGN(8);						\
 		*(.ukl.preinit_array .ukl.init_array .ukl.fini_array)	\
 		*(.ukl.irelative)					\
-		. = ALIGN(8);						\
-		*(.ukl.eh_frame .ukl.eh_frame.*)			\
 		*(.ukl.gcc_except_table .ukl.gcc_except_table.*)	\
 		. = ALIGN(8);						\
 		UKL_TLS_ALIGN						\
+	}								\
+	/* Debuggers find it by its name. */				\
+	.eh_frame : AT(ADDR(.eh_frame) - LOAD_OFFSET) {			\
+		*(.ukl.eh_frame .ukl.eh_frame.*)			\
 		. = ALIGN(PAGE_SIZE);					\
 		__ukl_rodata_end = .;					\
 	}
