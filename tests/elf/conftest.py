@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.boot.conftest import library
 from ukl_build import toolchain
 from ukl_build.stages.archive import link_application, make_archive
+
+__all__ = ["library"]  # a fixture of the tests here as well
 
 KERNEL_FLAGS = (
     "-O2",
