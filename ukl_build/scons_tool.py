@@ -30,13 +30,12 @@ from SCons.Node.Python import Value
 
 from ukl_build import files, manifest, plan, proc, recipe, toolchain
 from ukl_build.cache import Cache
-from ukl_build.elf import lint
 from ukl_build.elf.linked import check_linked
 from ukl_build.errors import UklError
 from ukl_build.image import Init
 from ukl_build.model import nearest
 from ukl_build.progress import Reporter
-from ukl_build.stages import archive, image, kconfig, libc, linux, sources, userspace
+from ukl_build.stages import archive, image, kconfig, libc, lint, linux, sources, userspace
 
 # --- What can be asked for ----------------------------------------------------------------------
 
@@ -308,8 +307,9 @@ class Build:
         objects = self._objects()
         if job.app.build.libc:
             objects += self._fetched("libc", layout.libc, job.glibc, compiler)
-        linked = self._stage("link", [layout.linked], objects)
         tables = _files(job.root / "linker", "*.toml")
+        linted = self._stage("lint", [layout.lint], [*objects, *tables, compiler])
+        linked = self._stage("link", [layout.linked], [*objects, *linted])
         archived = self._stage("archive", [layout.archive], [*linked, *tables])
         tree = self._fetched("sources", layout.sources, job.linux)
         names = _value([path.name for path in job.fragments])
@@ -537,9 +537,31 @@ def _libc(job: Job) -> None:
     libc.record(library, inputs, job.layout.libc, repeat=repeat)
 
 
-def _link(job: Job) -> None:
+def _parts(job: Job) -> tuple[list[Path], libc.Parts]:
+    """Return what is linked: the application's own objects, and what is around them."""
     objects = [job.layout.objects / f"{name}.o" for name in job.app.build.sources]
     around = libc.parts(libc.read(job.layout.libc)) if job.app.build.libc else libc.Parts()
+    return objects, around
+
+
+def _lint(job: Job) -> None:
+    objects, around = _parts(job)
+    own = [os.path.relpath(path, job.root) for path in objects]
+    log = job.layout.logs / "lint.log"
+    report = lint.check_link(
+        [*map(str, around.before), *own, *map(str, (*around.libraries, *around.after))],
+        job.layout.lint,
+        unprefixed=job.root / "linker" / "unprefixed.toml",
+        provided=job.root / "linker" / "provided.toml",
+        log=log,
+    )
+    if report.findings:
+        mark = "warning: " if report.counts.warning else ""
+        job.reporter.say(f"{mark}lint: {report.counts}: {os.path.relpath(log, job.root)}")
+
+
+def _link(job: Job) -> None:
+    objects, around = _parts(job)
     archive.link_application(
         objects,
         job.layout.linked,
@@ -558,8 +580,6 @@ def _archive(job: Job) -> None:
         unprefixed=tables / "unprefixed.toml",
         provided=tables / "provided.toml",
     )
-    for finding in lint.require_harmless(job.layout.linked):
-        job.reporter.say(str(finding))
 
 
 def _prepare(job: Job, origin: Origin) -> sources.Tree:
@@ -622,6 +642,7 @@ def _image(job: Job) -> None:
 
 STAGES: Mapping[str, Callable[[Job], None]] = {
     "libc": _libc,
+    "lint": _lint,
     "link": _link,
     "archive": _archive,
     "sources": _sources,
@@ -633,6 +654,7 @@ STAGES: Mapping[str, Callable[[Job], None]] = {
 
 CODE: Mapping[str, tuple[str, ...]] = {
     "libc": ("stages/sources.py", "stages/libc.py", "apt.py", "toolchain.py"),
+    "lint": ("stages/lint.py", "lint/*.py", "elf/*.py", "toolchain.py"),
     "link": ("stages/archive.py", "elf/*.py"),
     "archive": ("stages/archive.py", "elf/*.py"),
     "sources": ("stages/sources.py", "apt.py"),
