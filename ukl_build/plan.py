@@ -56,6 +56,11 @@ class Layout:
         return self.folder / "objects"
 
     @property
+    def lint(self) -> Path:
+        """What the lint found."""
+        return self.folder / "lint.json"
+
+    @property
     def linked(self) -> Path:
         """The application's partial link."""
         return self.objects / "app.o"

@@ -21,7 +21,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,12 @@ from SCons.Node.Python import Value
 
 from ukl_build import files, manifest, packages, plan, proc, recipe, toolchain
 from ukl_build.cache import Cache
-from ukl_build.elf import lint
 from ukl_build.elf.linked import check_linked
 from ukl_build.errors import UklError
 from ukl_build.image import Init
 from ukl_build.model import nearest
 from ukl_build.progress import Reporter
-from ukl_build.stages import archive, debian, image, kconfig, libc, linux, sources, userspace
+from ukl_build.stages import archive, debian, image, kconfig, libc, lint, linux, sources, userspace
 
 # --- What can be asked for ----------------------------------------------------------------------
 
@@ -326,9 +325,11 @@ class Build:
         objects = self._objects([compiler, *libraries])
         if job.app.build.libc:
             libraries += self._sources("libc", layout.libc, job.glibc, compiler)
-        linked = self._stage("link", [layout.linked], [*objects, *libraries])
         tables = _files(job.root / "linker", "*.toml")
         zero = _value(job.app.zero)
+        parts = [*objects, *libraries]
+        linted = self._stage("lint", [layout.lint], [*parts, *tables, zero, compiler])
+        linked = self._stage("link", [layout.linked], [*parts, *linted])
         archived = self._stage("archive", [layout.archive], [*linked, *tables, zero])
         tree = self._sources("sources", layout.sources, job.linux)
         names = _value([path.name for path in job.fragments])
@@ -588,17 +589,41 @@ def _debian(job: Job) -> None:
     debian.publish(made, layout.debian, record, repeat=job.repeat(record))
 
 
-def _link(job: Job) -> None:
+def _parts(job: Job) -> tuple[list[Path], libc.Parts]:
+    """Return what is linked: the application's own objects, and what is around them."""
     build = job.app.build
     objects = [job.layout.objects / f"{name}.o" for name in build.sources]
     around = libc.Parts()
     if build.libc:
         around = libc.parts(libc.read(job.layout.libc), cxx=build.cxx)
+    debians = tuple(packages.archives(job.app.debian, job.layout.debian))
+    return objects, replace(around, libraries=(*debians, *around.libraries))
+
+
+def _lint(job: Job) -> None:
+    objects, around = _parts(job)
+    own = [os.path.relpath(path, job.root) for path in objects]
+    log = job.layout.logs / "lint.log"
+    report = lint.check_link(
+        [*map(str, around.before), *own, *map(str, (*around.libraries, *around.after))],
+        job.layout.lint,
+        unprefixed=job.root / "linker" / "unprefixed.toml",
+        provided=job.root / "linker" / "provided.toml",
+        zero=job.app.zero,
+        log=log,
+    )
+    if report.findings:
+        mark = "warning: " if report.counts.warning else ""
+        job.reporter.say(f"{mark}lint: {report.counts}: {os.path.relpath(log, job.root)}")
+
+
+def _link(job: Job) -> None:
+    objects, around = _parts(job)
     archive.link_application(
         objects,
         job.layout.linked,
         before=around.before,
-        libraries=(*packages.archives(job.app.debian, job.layout.debian), *around.libraries),
+        libraries=around.libraries,
         after=around.after,
         log=job.layout.logs / "link.log",
     )
@@ -613,8 +638,6 @@ def _archive(job: Job) -> None:
         provided=tables / "provided.toml",
         zero=job.app.zero,
     )
-    for finding in lint.require_harmless(job.layout.linked):
-        job.reporter.say(str(finding))
 
 
 def _prepare(job: Job, origin: Origin) -> sources.Tree:
@@ -678,6 +701,7 @@ def _image(job: Job) -> None:
 STAGES: Mapping[str, Callable[[Job], None]] = {
     "debian": _debian,
     "libc": _libc,
+    "lint": _lint,
     "link": _link,
     "archive": _archive,
     "sources": _sources,
@@ -690,6 +714,10 @@ STAGES: Mapping[str, Callable[[Job], None]] = {
 CODE: Mapping[str, tuple[str, ...]] = {
     "debian": ("stages/debian.py", "packages.py", "apt.py"),
     "libc": ("stages/sources.py", "stages/libc.py", "packages.py", "apt.py", "toolchain.py"),
+    "lint": (
+        *("stages/lint.py", "lint/*.py", "stages/libc.py", "packages.py", "toolchain.py"),
+        "elf/*.py",
+    ),
     "link": ("stages/archive.py", "stages/libc.py", "packages.py", "toolchain.py", "elf/*.py"),
     "archive": ("stages/archive.py", "elf/*.py"),
     "sources": ("stages/sources.py", "packages.py", "apt.py"),

@@ -92,3 +92,15 @@ def file(name: str, compiler: str = CC) -> Path:
     if not found.is_absolute():
         raise UklError("tool-missing", f"{compiler} has no {name}", hint="./bootstrap installs it")
     return found
+
+
+def library_folders() -> list[Path]:
+    """Return the folders where the compiler looks for libraries, each once, in its order.
+
+    :raise UklError: ``tool-missing`` or ``tool-failed``.
+    """
+    for line in proc.run([CC, "-print-search-dirs"]).stdout.splitlines():
+        if line.startswith("libraries: ="):
+            folders = [Path(name) for name in line.removeprefix("libraries: =").split(":")]
+            return list(dict.fromkeys(one.resolve() for one in folders if one.is_dir()))
+    return []

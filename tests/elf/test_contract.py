@@ -15,10 +15,11 @@ from tests.project import ROOT
 from ukl_build.elf import abi, names
 from ukl_build.elf.contract import check_archive_member
 from ukl_build.elf.model import ObjectFile, Relocation, Section, Symbol
+from ukl_build.elf.names import PROVIDED, UNPREFIXED
 from ukl_build.elf.reader import read_object
 from ukl_build.elf.writer import write_object
 from ukl_build.errors import UklError
-from ukl_build.stages.archive import PROVIDED, UNPREFIXED, link_application, make_archive
+from ukl_build.stages.archive import link_application, make_archive
 
 TABLES = names.load_tables(UNPREFIXED, PROVIDED)
 ALLOC, WRITE, CODE, TLS = 2, 1, 4, 0x400

@@ -12,10 +12,11 @@ import pytest
 from tests.elf.conftest import Compiler, link_with_libc, lint_clean, tool
 from ukl_build.elf import abi, names
 from ukl_build.elf.model import ObjectFile, Relocation, Section, Symbol
+from ukl_build.elf.names import PROVIDED, UNPREFIXED
 from ukl_build.elf.reader import read_object
 from ukl_build.elf.writer import encode, write_object
 from ukl_build.errors import UklError
-from ukl_build.stages.archive import PROVIDED, UNPREFIXED, make_archive
+from ukl_build.stages.archive import make_archive
 
 TABLES = names.load_tables(UNPREFIXED, PROVIDED)
 

@@ -11,9 +11,10 @@ import pytest
 from tests.elf.conftest import Compiler, link_with_libc, tool
 from ukl_build import toolchain
 from ukl_build.elf import layout
+from ukl_build.elf.names import PROVIDED, UNPREFIXED
 from ukl_build.elf.reader import read_object
 from ukl_build.errors import UklError
-from ukl_build.stages.archive import PROVIDED, UNPREFIXED, link_application, make_archive
+from ukl_build.stages.archive import link_application, make_archive
 
 END = '\n.section .note.GNU-stack,"",@progbits\n'
 PROGRAM = "\n.text\n.globl program\n.type program,@function\nprogram:\n"
@@ -178,25 +179,6 @@ def test_refused_by_name(what: str, cc: Compiler, start: Path, tmp_path: Path) -
     assert [one for one in tmp_path.iterdir() if one.name.startswith(".")] == []
 
 
-def test_the_partial_link_names_the_file_at_fault(
-    cc: Compiler, start: Path, tmp_path: Path
-) -> None:
-    """Before the link it is still known which object was compiled wrongly."""
-    good = cc("int good(void) { return 1; }", name="good")
-    bad = cc(
-        'int puts(const char *); int program(void) { return puts("text"); } int puts(const char *s)'
-        "{ return *s; }",
-        "-O1", "-fno-pic", "-ffreestanding", "-mcmodel=small", "-fno-builtin", "-fno-inline",
-        name="bad", kernel=False,
-    )  # fmt: skip
-    with pytest.raises(UklError) as caught:
-        link_application([start, good, bad], tmp_path / "app.o")
-    assert caught.value.code == "elf-relocation"
-    assert str(bad) in caught.value.message and "R_X86_64_32" in caught.value.message
-    assert "-mcmodel=kernel" in caught.value.hint
-    assert not (tmp_path / "app.o").exists()
-
-
 def test_crtbegin_for_static_programs_is_refused(cc: Compiler, tmp_path: Path) -> None:
     """crtbeginT.o has R_X86_64_32, and the hint says which file to take."""
     unit = cc("int main(void) { return 0; }")
@@ -211,17 +193,6 @@ def test_crtbegin_for_static_programs_is_refused(cc: Compiler, tmp_path: Path) -
         make_archive(tmp_path / "app.o", tmp_path / "UKL.a")
     assert caught.value.code == "elf-relocation"
     assert "R_X86_64_32 " in caught.value.message and "crtbeginS.o" in caught.value.hint
-
-
-def test_lto_bytecode_is_refused(cc: Compiler, start: Path, tmp_path: Path) -> None:
-    """An object without code cannot be linked by plain ld."""
-    unit = cc("int program(void) { return 0; }", "-flto", "-fno-fat-lto-objects")
-    with pytest.raises(UklError) as caught:
-        link_application([start, unit], tmp_path / "app.o")
-    assert caught.value.code == "elf-section" and "-flto" in caught.value.hint
-    fat = cc("int program(void) { return 0; }", "-flto", "-ffat-lto-objects", name="fat")
-    link_application([start, fat], tmp_path / "app.o")
-    make_archive(tmp_path / "app.o", tmp_path / "UKL.a")
 
 
 def test_nested_functions_are_refused(cc: Compiler, start: Path, tmp_path: Path) -> None:

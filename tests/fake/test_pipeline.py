@@ -66,6 +66,39 @@ def test_a_change_that_leaves_the_object_as_it_was_stops_there(project: Project)
     assert project.calls() == []
 
 
+@pytest.mark.parametrize(
+    ("text", "code", "what"),
+    [
+        ('void edited(void) { asm("sysenter"); }', "sysenter", "sysenter"),
+        ("int nosuch(void); int edited(void) { return nosuch(); }", "undefined", "nosuch is not"),
+    ],
+)
+def test_an_error_of_the_lint_ends_the_build_before_the_link(
+    project: Project, text: str, code: str, what: str
+) -> None:
+    project.edit(text)
+    for _ in range(2):  # what was left the first time is not taken for a result
+        said = project.build(status=2)
+        assert "error[elf-lint]: one finding stops the link" in said
+        place = "build/hello/objects/tcp_server.c.o:edited+0x"
+        (line,) = [one[4:] for one in said.splitlines() if one.startswith(f"  | {place}")]
+        assert f": error: {what}" in line
+        assert line.endswith(f"[{code}]")
+        assert line in (project.root / "build" / "logs" / "hello" / "lint.log").read_text()
+        assert "[link]" not in said
+        assert not (project.out / "objects" / "app.o").exists()
+
+
+def test_a_warning_of_the_lint_is_said_and_the_build_goes_on(project: Project) -> None:
+    project.edit('void edited(void) { asm("cli"); }\n')
+    said = project.build()
+    assert "warning: lint: 0 errors, 1 warning" in said
+    assert "[ring0]" in (project.root / "build" / "logs" / "hello" / "lint.log").read_text()
+    assert said.index("[lint]") < said.index("[link]")
+    found = json.loads((project.out / "lint.json").read_text())["findings"]
+    assert ("ring0", "edited") in {(one["code"], one["function"]) for one in found}
+
+
 def test_a_changed_patch_gives_another_tree_and_another_kernel(project: Project) -> None:
     project.build()
     project.calls()

@@ -31,6 +31,10 @@ SHT_SYMTAB_SHNDX: Final = 18
 SHT_X86_64_UNWIND: Final = 0x70000001
 
 
+GRP_COMDAT: Final = 1
+"""gABI, "Section Group Flags"."""
+
+
 class SHF(IntFlag):
     """gABI, "Section Attribute Flags", and psABI 4.2.1."""
 

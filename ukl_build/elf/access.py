@@ -16,13 +16,12 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from ukl_build.elf import abi
 from ukl_build.elf.abi import SHF, RelocType
 from ukl_build.elf.layout import DEBUG, IRELATIVE
-from ukl_build.elf.model import ObjectFile, Relocation, Section, Symbol, where
-from ukl_build.errors import UklError
+from ukl_build.elf.model import ObjectFile, Relocation, Section, Symbol
+from ukl_build.elf.rules import Report, RuleError, stop
 
 R = RelocType
 
@@ -47,35 +46,31 @@ TLS_TYPES = frozenset(
     (R.R_X86_64_TPOFF32, R.R_X86_64_TPOFF64, R.R_X86_64_DTPOFF32, R.R_X86_64_DTPOFF64)
 )
 
-_HINTS = {
-    R.R_X86_64_32: "32 bits without a sign cannot reach the kernel half: compile with"
-    " -mcmodel=kernel (or as position-independent code); of gcc's own files take crtbeginS.o and"
-    " crtendS.o, not crtbeginT.o",
+_WRONG_MODEL: dict[int, str] = {
     **dict.fromkeys(
-        (R.R_X86_64_16, R.R_X86_64_8, R.R_X86_64_PC16, R.R_X86_64_PC8),
-        "an address does not fit: change the assembler source to use 32 or 64 bits",
+        (R.R_X86_64_32, R.R_X86_64_16, R.R_X86_64_8, R.R_X86_64_PC16, R.R_X86_64_PC8), "code-model"
     ),
     **dict.fromkeys(
         (R.R_X86_64_GOT32, R.R_X86_64_GOTPC32, R.R_X86_64_GOTOFF64, R.R_X86_64_GOT64,
          R.R_X86_64_GOTPCREL64, R.R_X86_64_GOTPC64, R.R_X86_64_GOTPLT64, R.R_X86_64_PLTOFF64),
-        "code of the medium or large model counts from the address of the GOT, and there is no GOT"
-        " in the kernel: compile with -mcmodel=kernel",
+        "large-model",
     ),
 }  # fmt: skip
+"""Relocation types that tell which rule was broken; all others that are not allowed break
+``relocation``."""
 
 
 def _refuse(
-    obj: ObjectFile, section: Section, one: Relocation, what: str, hint: str | None = None
-) -> UklError:
-    place = where(section, one.r_offset, obj.symbols)
-    try:
-        known = _HINTS.get(RelocType(one.r_type))
-    except ValueError:
-        known = None
-    return UklError(
-        "elf-relocation",
-        f"{abi.reloc_name(one.r_type)} against {one.symbol.shown} at {place} {what}",
-        hint=hint or known or "compile for the kernel code model: -mcmodel=kernel -fno-pic",
+    obj: ObjectFile, section: Section, one: Relocation, what: str, rule: str = "", *, do: str = ""
+) -> RuleError:
+    """Return what is wrong with a relocation; without a rule its type tells which one it breaks."""
+    return RuleError(
+        rule or _WRONG_MODEL.get(one.r_type, "relocation"),
+        f"{abi.reloc_name(one.r_type)} against {one.symbol.shown} {what}",
+        section=section,
+        offset=one.r_offset,
+        symbols=obj.symbols,
+        do=do,
     )
 
 
@@ -112,12 +107,7 @@ def make_ifunc_stubs(obj: ObjectFile) -> int:
     if not found:
         return 0
     if not any(one.undefined and one.name == "__rela_iplt_start" for one in obj.symbols):
-        raise UklError(
-            "elf-symbol",
-            f"{found[0].name} is an indirect function (IFUNC), and nothing in the application"
-            " applies IRELATIVE relocations",
-            hint="link a C library whose start code does (glibc), or do without the attribute",
-        )
+        raise RuleError("ifunc", f"{found[0].name} is an indirect function (IFUNC)")
     alloc, write, code = SHF.SHF_ALLOC, SHF.SHF_WRITE, SHF.SHF_EXECINSTR
     stubs = Section(IPLT, abi.SHT_PROGBITS, alloc | code, sh_addralign=16)
     slots = Section(IPLT_GOT, abi.SHT_NOBITS, alloc | write, sh_addralign=8)
@@ -187,7 +177,7 @@ def _code(obj: ObjectFile) -> Iterator[_Code]:
             yield _Code(obj, section)
 
 
-def relax_tls(obj: ObjectFile) -> int:
+def relax_tls(obj: ObjectFile, report: Report = stop) -> int:
     """Change every TLS access of code to the local-exec model.
 
     The application is one program with one TLS block, so the offset of every variable from the
@@ -204,28 +194,36 @@ def relax_tls(obj: ObjectFile) -> int:
         _sweep(section)  # what ld -r has crossed out
     for code in _code(obj):
         for one in code.section.relocations:
-            match one.r_type:
-                case R.R_X86_64_TLSGD:
-                    _general_dynamic(code, one)
-                case R.R_X86_64_TLSLD:
-                    _local_dynamic(code, one)
-                case R.R_X86_64_DTPOFF32:
-                    one.r_type = R.R_X86_64_TPOFF32
-                case R.R_X86_64_GOTPC32_TLSDESC:
-                    _descriptor(code, one)
-                case R.R_X86_64_TLSDESC_CALL:
-                    if code.span(one.r_offset, one.r_offset + 2) != b"\xff\x10":
-                        raise _refuse(obj, code.section, one, "is not at call *(%rax)")
-                    code.put(one.r_offset, b"\x66\x90")  # xchg %ax,%ax
-                    one.r_type = R.R_X86_64_NONE
-                case R.R_X86_64_GOTTPOFF:
-                    if not _initial_exec(code, one):
-                        continue
-                case _:
-                    continue
-            count += 1
+            try:
+                count += _relax_tls(code, one)
+            except RuleError as refusal:
+                report(refusal)
+                one.r_type = R.R_X86_64_NONE
         _sweep(code.section)
     return count
+
+
+def _relax_tls(code: _Code, one: Relocation) -> bool:
+    """Change one place; return whether it was a TLS access that could be."""
+    match one.r_type:
+        case R.R_X86_64_TLSGD:
+            _general_dynamic(code, one)
+        case R.R_X86_64_TLSLD:
+            _local_dynamic(code, one)
+        case R.R_X86_64_DTPOFF32:
+            one.r_type = R.R_X86_64_TPOFF32
+        case R.R_X86_64_GOTPC32_TLSDESC:
+            _descriptor(code, one)
+        case R.R_X86_64_TLSDESC_CALL:
+            if code.span(one.r_offset, one.r_offset + 2) != b"\xff\x10":
+                raise _refuse(code.obj, code.section, one, "is not at call *(%rax)", "tls-sequence")
+            code.put(one.r_offset, b"\x66\x90")  # xchg %ax,%ax
+            one.r_type = R.R_X86_64_NONE
+        case R.R_X86_64_GOTTPOFF:
+            return _initial_exec(code, one)
+        case _:
+            return False
+    return True
 
 
 def _sweep(section: Section) -> None:
@@ -239,16 +237,21 @@ def _take_call(code: _Code, tls: Relocation, offset: int) -> None:
     if call is None or call.symbol.name != "__tls_get_addr":
         raise _refuse(
             code.obj, code.section, tls, "is not followed by a call of __tls_get_addr",
-            "the sequence is fixed by the TLS ABI: compile instead of writing it by hand",
+            "tls-sequence",
         )  # fmt: skip
     call.r_type = R.R_X86_64_NONE
+
+
+def _no_sequence(code: _Code, one: Relocation, kind: str) -> RuleError:
+    what = f"is in no {kind} sequence of the ABI"
+    return _refuse(code.obj, code.section, one, what, "tls-sequence")
 
 
 def _general_dynamic(code: _Code, one: Relocation) -> None:
     at = one.r_offset
     lea, call = code.span(at - 4, at), code.span(at + 4, at + 8)
     if lea != b"\x66\x48\x8d\x3d" or call not in (b"\x66\x66\x48\xe8", b"\x66\x48\xff\x15"):
-        raise _refuse(code.obj, code.section, one, "is in no general-dynamic sequence of the ABI")
+        raise _no_sequence(code, one, "general-dynamic")
     _take_call(code, one, at + 8)
     # movq %fs:0,%rax; leaq x@tpoff(%rax),%rax
     code.put(at - 4, b"\x64\x48\x8b\x04\x25\0\0\0\0\x48\x8d\x80\0\0\0\0")
@@ -260,7 +263,7 @@ def _local_dynamic(code: _Code, one: Relocation) -> None:
     at = one.r_offset
     call = code.span(at + 4, at + 6)
     if code.span(at - 3, at) != b"\x48\x8d\x3d":
-        raise _refuse(code.obj, code.section, one, "is in no local-dynamic sequence of the ABI")
+        raise _no_sequence(code, one, "local-dynamic")
     if call[:1] == b"\xe8":
         _take_call(code, one, at + 5)
         code.put(at - 3, b"\x66\x66\x66\x64\x48\x8b\x04\x25\0\0\0\0")
@@ -268,7 +271,7 @@ def _local_dynamic(code: _Code, one: Relocation) -> None:
         _take_call(code, one, at + 6)
         code.put(at - 3, b"\x66\x66\x66\x66\x64\x48\x8b\x04\x25\0\0\0\0")
     else:
-        raise _refuse(code.obj, code.section, one, "is in no local-dynamic sequence of the ABI")
+        raise _no_sequence(code, one, "local-dynamic")
     one.r_type = R.R_X86_64_NONE
 
 
@@ -287,7 +290,7 @@ def _descriptor(code: _Code, one: Relocation) -> None:
     lea = code.span(at - 3, at)
     mov = _to_register(lea[0], lea[2], 0xC7) if len(lea) == 3 and lea[1] == 0x8D else None
     if mov is None:
-        raise _refuse(code.obj, code.section, one, "is in no TLS-descriptor sequence of the ABI")
+        raise _no_sequence(code, one, "TLS-descriptor")
     if one.symbol.name == "_TLS_MODULE_BASE_":
         # The base that a local-dynamic sequence adds R_X86_64_DTPOFF32 to.  These have become
         # offsets from the thread pointer, so it is 0, as ld defines it for an executable.
@@ -348,7 +351,7 @@ def relax_got(obj: ObjectFile) -> int:
     return count
 
 
-def make_got_slots(obj: ObjectFile) -> tuple[int, int]:
+def make_got_slots(obj: ObjectFile, report: Report = stop) -> tuple[int, int]:
     """Give every symbol that is still reached through the GOT a slot of its own.
 
     A slot is eight bytes of ``.ukl.rodata.got`` with the symbol ``got.NAME`` (an address,
@@ -365,7 +368,9 @@ def make_got_slots(obj: ObjectFile) -> tuple[int, int]:
         if not tls and one.r_type not in _GOT_TYPES:
             continue
         if not section.sh_flags & SHF.SHF_EXECINSTR:
-            raise _refuse(obj, section, one, "is in data", "only instructions can use the GOT")
+            report(_refuse(obj, section, one, "is in data", do="only instructions can use the GOT"))
+            one.r_type = R.R_X86_64_NONE
+            continue
         key = (id(one.symbol), tls)
         if key not in slots:
             kind = "gottpoff" if tls else "got"
@@ -384,7 +389,7 @@ def make_got_slots(obj: ObjectFile) -> tuple[int, int]:
     return len(slots) - tls_slots, tls_slots
 
 
-def fold_constants(obj: ObjectFile) -> int:
+def fold_constants(obj: ObjectFile, report: Report = stop) -> int:
     """Write the value of absolute symbols where they are used, and forget the symbols.
 
     Absolute symbols are numbers, among them the absent weak ones
@@ -398,44 +403,56 @@ def fold_constants(obj: ObjectFile) -> int:
     :raise UklError: ``elf-relocation`` for a PC-relative use that cannot be written as a number.
     """
     count = 0
-    trap: Symbol | None = None
+    traps: list[Symbol] = []
     for section in obj.sections:
         for one in section.relocations:
             if not one.symbol.absolute:
                 continue
             count += 1
-            # A TLS offset of nothing is as good as 0: the program tests for presence otherwise.
-            base = 0 if one.r_type in TLS_TYPES else one.symbol.st_value
-            value = base + one.r_addend
-            at = one.r_offset
-            match one.r_type:
-                case R.R_X86_64_64 | R.R_X86_64_TPOFF64 | R.R_X86_64_DTPOFF64:
-                    section.data[at : at + 8] = (value % (1 << 64)).to_bytes(8, "little")
-                case R.R_X86_64_32S | R.R_X86_64_TPOFF32 | R.R_X86_64_DTPOFF32:
-                    if not -(1 << 31) <= value < 1 << 31:
-                        raise _refuse(obj, section, one, f"does not hold {value:#x}")
-                    section.data[at : at + 4] = value.to_bytes(4, "little", signed=True)
-                case R.R_X86_64_32:
-                    if not 0 <= value < 1 << 32:
-                        raise _refuse(obj, section, one, f"does not hold {value:#x}")
-                    section.data[at : at + 4] = value.to_bytes(4, "little")
-                case R.R_X86_64_PC32 | R.R_X86_64_PLT32:
-                    if _is_branch(section, one):
-                        if base:
-                            raise _refuse(
-                                obj, section, one, "is a branch to a fixed address",
-                                "the program cannot call an absolute address in ring 0",
-                            )  # fmt: skip
-                        trap = trap or _trap(obj)
-                        one.symbol = trap
-                        continue
-                    _lea_to_mov(obj, section, one, value + 4)
-                case _:
-                    raise _refuse(obj, section, one, "is not understood")
-            one.r_type = R.R_X86_64_NONE
+            try:
+                _fold(obj, section, one, traps)
+            except RuleError as refusal:
+                report(refusal)
+                one.r_type = R.R_X86_64_NONE
         _sweep(section)
     obj.symbols = [one for one in obj.symbols if not one.absolute or one.st_type == abi.STT_FILE]
     return count
+
+
+def _fold(obj: ObjectFile, section: Section, one: Relocation, traps: list[Symbol]) -> None:
+    """Write a number where one reference to it is.
+
+    :param traps: the function that ends the program, once there is one.
+    """
+    # A TLS offset of nothing is as good as 0: the program tests for presence otherwise.
+    base = 0 if one.r_type in TLS_TYPES else one.symbol.st_value
+    value = base + one.r_addend
+    at = one.r_offset
+    match one.r_type:
+        case R.R_X86_64_64 | R.R_X86_64_TPOFF64 | R.R_X86_64_DTPOFF64:
+            section.data[at : at + 8] = (value % (1 << 64)).to_bytes(8, "little")
+        case R.R_X86_64_32S | R.R_X86_64_TPOFF32 | R.R_X86_64_DTPOFF32:
+            if not -(1 << 31) <= value < 1 << 31:
+                raise _refuse(obj, section, one, f"does not hold {value:#x}", "fixed-address")
+            section.data[at : at + 4] = value.to_bytes(4, "little", signed=True)
+        case R.R_X86_64_32:
+            if not 0 <= value < 1 << 32:
+                raise _refuse(obj, section, one, f"does not hold {value:#x}", "fixed-address")
+            section.data[at : at + 4] = value.to_bytes(4, "little")
+        case R.R_X86_64_PC32 | R.R_X86_64_PLT32:
+            if _is_branch(section, one):
+                if base:
+                    raise _refuse(
+                        obj, section, one, "is a branch to a fixed address", "fixed-address"
+                    )
+                if not traps:
+                    traps.append(_trap(obj))
+                one.symbol = traps[0]
+                return
+            _lea_to_mov(obj, section, one, value + 4)
+        case _:
+            raise _refuse(obj, section, one, "is not understood")
+    one.r_type = R.R_X86_64_NONE
 
 
 def _is_branch(section: Section, one: Relocation) -> bool:
@@ -471,49 +488,28 @@ def _lea_to_mov(obj: ObjectFile, section: Section, one: Relocation, value: int) 
     if new is None or not -(1 << 31) <= value < 1 << 31:
         raise _refuse(
             obj, section, one, "reaches a fixed address relative to code that KASLR moves",
-            "define the symbol, or compile with -mcmodel=kernel -fno-pic",
+            "fixed-address",
         )  # fmt: skip
     section.data[at - 3 : at + 4] = new + value.to_bytes(4, "little", signed=True)
 
 
-def check_relocations(obj: ObjectFile) -> None:
+def check_relocations(obj: ObjectFile, report: Report = stop) -> None:
     """Require that only relocations are left that the kernel's link and KASLR understand.
 
     :raise UklError: ``elf-relocation``, naming type, symbol and place.
     """
     for section in obj.sections:
+        _sweep(section)
         allowed = ALLOCATED_TYPES if section.allocated else DEBUG_TYPES
         debug = DEBUG.fullmatch(section.name) is not None
         for one in section.relocations:
             if one.r_type not in allowed:
-                raise _refuse(obj, section, one, "cannot be had in the kernel")
+                report(_refuse(obj, section, one, "cannot be had in the kernel"))
+                continue
             target = one.symbol
             thread = target.st_type == abi.STT_TLS or (
                 target.section is not None and bool(target.section.sh_flags & SHF.SHF_TLS)
             )
             if thread != (one.r_type in TLS_TYPES) and not debug:
                 what = "is no TLS access" if thread else "is a TLS access to an ordinary symbol"
-                raise _refuse(
-                    obj, section, one, what, "declare the variable alike everywhere (__thread)"
-                )
-
-
-def check_input(obj: ObjectFile, path: Path) -> None:
-    """Look for what make_archive will refuse, while it is still known which file it is in.
-
-    :raise UklError: ``elf-relocation`` or ``elf-section``, naming the file.
-    """
-    for section in obj.sections:
-        if section.name.startswith(".gnu.lto_") and not any(
-            one.sh_size for one in obj.sections if one.allocated
-        ):
-            raise UklError(
-                "elf-section",
-                f"{path} holds nothing but LTO bytecode",
-                hint="compile without -flto",
-            )
-        for one in section.relocations:
-            # A symbol of another object may turn out to be a number, see fold_constants.
-            if section.allocated and one.r_type in _HINTS and one.symbol.section is not None:
-                error = _refuse(obj, section, one, "cannot be had in the kernel")
-                raise UklError(error.code, f"{path}: {error.message}", hint=error.hint)
+                report(_refuse(obj, section, one, what, "tls-mismatch"))

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ukl_build.elf import abi
 from ukl_build.elf.abi import SHF
 from ukl_build.elf.model import ObjectFile, Section, where
-from ukl_build.errors import UklError
+from ukl_build.elf.rules import Report, RuleError, stop
 
 RESERVED = ".ukl."
 """How every allocated section of the archive begins, and no section of an application may."""
@@ -40,11 +41,13 @@ _ARRAYS = {
 _C_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def _refuse(section: Section, what: str, hint: str) -> UklError:
-    return UklError("elf-section", f"section {section.name} {what}", hint=hint)
+def _refuse(
+    section: Section, what: str, rule: str = "section", *, do: str = "", why: str = ""
+) -> RuleError:
+    return RuleError(rule, f"section {section.name} {what}", section=section, do=do, why=why)
 
 
-def select_sections(obj: ObjectFile) -> tuple[str, ...]:
+def select_sections(obj: ObjectFile, report: Report = stop) -> tuple[str, ...]:
     """Keep what runs and what debuggers read; refuse what the kernel must not contain.
 
     Dropped are
@@ -65,7 +68,8 @@ def select_sections(obj: ObjectFile) -> tuple[str, ...]:
     kept: list[Section] = []
     dropped: list[Section] = []
     for section in obj.sections:
-        _check_section(section)
+        for refusal in _problems(section):
+            report(refusal)
         if section.sh_type == abi.SHT_NOTE or section.sh_flags & SHF.SHF_EXCLUDE:
             dropped.append(section)
         elif section.allocated or DEBUG.fullmatch(section.name):
@@ -82,11 +86,14 @@ def select_sections(obj: ObjectFile) -> tuple[str, ...]:
         if wrong and section.allocated:
             target = wrong[0].symbol.section
             assert target is not None
-            raise _refuse(
-                target,
-                "is left out of the kernel, but"
-                f" {where(section, wrong[0].r_offset, obj.symbols)} refers to it",
-                "put that data into an ordinary section",
+            report(
+                _refuse(
+                    target,
+                    "is left out of the kernel, but"
+                    f" {where(section, wrong[0].r_offset, obj.symbols)} refers to it",
+                    why="nothing would be there",
+                    do="put that data into an ordinary section",
+                )
             )
         if wrong:
             lost = {id(one) for one in wrong}
@@ -98,75 +105,58 @@ def select_sections(obj: ObjectFile) -> tuple[str, ...]:
     return tuple(sorted(section.name for section in dropped))
 
 
-def _check_section(section: Section) -> None:
+def _problems(section: Section) -> Iterator[RuleError]:
+    """Yield what is wrong with a section."""
     flags = section.sh_flags
     if section.name.startswith(RESERVED):
-        raise _refuse(
+        yield _refuse(
             section,
-            f"begins with {RESERVED}, which is what the archive calls its own",
-            "give app.o, not what make_archive wrote; rename the section if it is the program's",
+            f"begins with {RESERVED}",
+            why="that is what the archive calls its own",
+            do="give app.o, not what make_archive wrote; rename the section if it is the program's",
         )
     if section.name == STACK_NOTE and flags & SHF.SHF_EXECINSTR:
-        raise _refuse(
-            section,
-            "asks for an executable stack, and ring 0 never executes user memory (SMEP)",
-            "avoid nested functions whose address is taken; assembler sources need"
-            ' .section .note.GNU-stack,"",@progbits',
-        )
+        yield _refuse(section, "asks for an executable stack", "exec-stack")
     if section.name.startswith(".gnu.lto_") and not flags & SHF.SHF_EXCLUDE:
-        raise _refuse(section, "holds LTO bytecode", "compile without -flto")
-    _check_alignment(section)
+        yield _refuse(section, "holds LTO bytecode", "lto")
+    yield from _alignment_problems(section)
     if not flags & SHF.SHF_ALLOC:
         return
     if section.sh_type == abi.SHT_NOBITS and section.sh_size and not flags & SHF.SHF_WRITE:
-        raise _refuse(
+        yield _refuse(
             section,
             "has no contents and can never have any: it is read-only and NOBITS",
-            "give it contents (@progbits), or make it writable",
+            do="give it contents (@progbits), or make it writable",
         )
     if flags & (SHF.SHF_WRITE | SHF.SHF_TLS) and flags & SHF.SHF_EXECINSTR:
-        raise _refuse(
-            section,
-            "is writable and executable, which the kernel does not map",
-            "put code and data into different sections",
-        )
+        yield _refuse(section, "is writable and executable", "writable-code")
     if flags & SHF.SHF_X86_64_LARGE:
-        raise _refuse(
-            section,
-            "belongs to the large code model, the kernel half is 2 GiB",
-            "compile with -mcmodel=kernel",
-        )
+        yield _refuse(section, "belongs to the large code model", "large-data")
     if flags & SHF.SHF_COMPRESSED:
-        raise _refuse(
-            section, "is compressed and allocated", "link it with --compress-debug-sections=none"
+        yield _refuse(
+            section, "is compressed and allocated", do="link it with --compress-debug-sections=none"
         )
     if re.fullmatch(r"\.[cd]tors(\..*)?", section.name) and section.sh_size:
-        raise _refuse(
-            section,
-            "holds constructors in the way before .init_array",
-            "compile with a gcc that uses .init_array (4.7 and later)",
-        )
+        yield _refuse(section, "holds constructors in the way before .init_array", "constructors")
     if not section.name:
-        raise _refuse(section, "has no name", "give it one: what it is called decides where it is")
+        yield _refuse(
+            section, "has no name", why="what it is called decides where it is", do="give it one"
+        )
     if section.sh_type in _ARRAYS and section.sh_size % 8:
-        raise _refuse(
+        yield _refuse(
             section,
             f"has {section.sh_size:#x} bytes, which is no number of pointers",
-            "put nothing but pointers to functions there",
+            do="put nothing but pointers to functions there",
         )
 
 
-def _check_alignment(section: Section) -> None:
+def _alignment_problems(section: Section) -> Iterator[RuleError]:
     align = section.sh_addralign
     if align & (align - 1) or align > 1 << 21:
-        raise _refuse(
-            section,
-            f"wants to be aligned to {align:#x}",
-            "the kernel moves in steps of 2 MiB, more cannot be kept",
-        )
+        yield _refuse(section, f"wants to be aligned to {align:#x}", "alignment")
 
 
-def allot_commons(obj: ObjectFile) -> None:
+def allot_commons(obj: ObjectFile, report: Report = stop) -> None:
     """Give common symbols (gABI, SHN_COMMON: st_value is the alignment) their place in .bss.
 
     :raise UklError: ``elf-section`` if one wants an alignment that the kernel cannot keep.
@@ -182,11 +172,12 @@ def allot_commons(obj: ObjectFile) -> None:
         bss.nobits_size = symbol.st_value + symbol.st_size
         symbol.section = bss
         symbol.st_type = abi.STT_OBJECT
-    _check_alignment(bss)
+    for refusal in _alignment_problems(bss):
+        report(refusal)
     obj.sections.append(bss)
 
 
-def define_bounds(obj: ObjectFile) -> None:
+def define_bounds(obj: ObjectFile, report: Report = stop) -> None:
     """Define the names that ld would define by itself, were they not prefixed.
 
     ``__start_X`` and ``__stop_X`` around a section whose name is a C identifier; start and end of
@@ -211,10 +202,13 @@ def define_bounds(obj: ObjectFile) -> None:
             if len({destination(one) for one in sections}) > 1 and (
                 f"__start_{name}" in undefined or f"__stop_{name}" in undefined
             ):
-                raise _refuse(
-                    sections[0],
-                    "exists with different flags, so that nothing can go from its start to its end",
-                    "give all its parts the same flags and type",
+                report(
+                    _refuse(
+                        sections[0],
+                        "exists with different flags",
+                        why="nothing can go from its start to its end",
+                        do="give all its parts the same flags and type",
+                    )
                 )
             define(f"__start_{name}", sections[0], 0)
             define(f"__stop_{name}", sections[-1], sections[-1].sh_size)
@@ -337,20 +331,28 @@ def _text_rank(section: Section) -> int:
     return 4
 
 
-def gather_sections(obj: ObjectFile) -> None:
-    """Rename sections as the contract says, and join those that get the same name.
+def group_sections(obj: ObjectFile, report: Report = stop) -> dict[str, list[Section]]:
+    """Return the sections that get the same name, by that name.
 
-    :raise UklError: ``elf-section`` if a section of the program is called like one that the
-        archive adds; ``elf-size`` if the whole needs more than :data:`MAX_IMAGE`.
+    :raise UklError: ``elf-section``, as :func:`gather_sections`.
     """
     groups: dict[str, list[Section]] = {}
     ours = {one.name for one in obj.sections if one.name.startswith(RESERVED)}
     for section in obj.sections:
         name = destination(section)
         if name in ours and section.name != name:
-            raise _refuse(section, f"would be called {name}, which is taken", "rename it")
+            report(_refuse(section, f"would be called {name}, which is taken", do="rename it"))
         groups.setdefault(name, []).append(section)
+    return groups
 
+
+def gather_sections(obj: ObjectFile) -> None:
+    """Rename sections as the contract says, and join those that get the same name.
+
+    :raise UklError: ``elf-section`` if a section of the program is called like one that the
+        archive adds; ``elf-size`` if the whole needs more than :data:`MAX_IMAGE`.
+    """
+    groups = group_sections(obj)
     for symbol in obj.symbols:
         # STB_GNU_UNIQUE tells a dynamic loader to keep one copy in the process; here is no other.
         if symbol.st_bind == abi.STB_GNU_UNIQUE:
@@ -375,7 +377,8 @@ def gather_sections(obj: ObjectFile) -> None:
     ]
     # Tells ld that this object does not ask for an executable stack.
     obj.sections.append(Section(STACK_NOTE, abi.SHT_PROGBITS, 0))
-    _check_size(obj)
+    if needed := oversize(obj.sections):
+        raise _too_large(obj, needed)
 
 
 def _join(name: str, members: list[Section], moved: dict[int, tuple[Section, int]]) -> Section:
@@ -426,21 +429,25 @@ def _join(name: str, members: list[Section], moved: dict[int, tuple[Section, int
     return result
 
 
-def _check_size(obj: ObjectFile) -> None:
-    needed = sum(section.sh_size for section in obj.sections if section.allocated)
-    if needed <= MAX_IMAGE:
-        return
+def oversize(sections: Iterable[Section]) -> int:
+    """Return how many bytes of memory sections need, if that is more than :data:`MAX_IMAGE`."""
+    needed = sum(section.sh_size for section in sections if section.allocated)
+    return needed if needed > MAX_IMAGE else 0
+
+
+def says_size(needed: int) -> str:
+    """Return what is too large by how much."""
+    return (
+        f"the application's sections need {needed >> 20} MiB, the kernel image has room for"
+        f" {MAX_IMAGE >> 20} MiB"
+    )
+
+
+def _too_large(obj: ObjectFile, needed: int) -> RuleError:
     largest = sorted(
         (one for one in obj.symbols if one.section is not None), key=lambda one: -one.st_size
     )[:5]
     sections = [one for one in obj.sections if one.allocated]
-    raise UklError(
-        "elf-size",
-        f"the application's sections need {needed >> 20} MiB, the kernel image has room for"
-        f" {MAX_IMAGE >> 20} MiB",
-        hint="allocate large tables at run time (mmap) instead of statically",
-        detail="\n".join(
-            [f"{one.name}: {one.sh_size:,} bytes" for one in sections]
-            + [f"{one.name} in {one.section!r}: {one.st_size:,} bytes" for one in largest]
-        ),
-    )
+    lines = [f"{one.name}: {one.sh_size:,} bytes" for one in sections]
+    lines += [f"{one.name} in {one.section!r}: {one.st_size:,} bytes" for one in largest]
+    return RuleError("size", says_size(needed), detail="\n".join(lines))

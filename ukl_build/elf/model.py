@@ -28,6 +28,8 @@ class Section:
     """Contents; empty for SHT_NOBITS."""
     nobits_size: int = 0
     """Size if SHT_NOBITS."""
+    comdat: str = ""
+    """Signature of its group (gABI, GRP_COMDAT): a link keeps the first group of each."""
     relocations: list[Relocation] = field(default_factory=list)
     symbol: Symbol = field(init=False)
     """The section's own symbol (STT_SECTION)."""

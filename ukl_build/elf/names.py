@@ -17,7 +17,12 @@ from typing import Any
 
 from ukl_build.elf import abi
 from ukl_build.elf.model import ObjectFile, Section, Symbol, where
+from ukl_build.elf.rules import Report, RuleError, stop
 from ukl_build.errors import UklError
+
+LINKER = Path(__file__).resolve().parents[2] / "linker"
+UNPREFIXED = LINKER / "unprefixed.toml"
+PROVIDED = LINKER / "provided.toml"
 
 PREFIX = "ukl."
 """In front of every symbol of the application.  No C identifier holds a dot, so no symbol that a
@@ -25,6 +30,7 @@ kernel source can define ever begins like this, whatever is added to the kernel 
 
 ENTRY = "_start"
 """The application's entry point, before the prefix."""
+NO_ENTRY = f"the application has no global function {ENTRY}"
 
 
 @dataclass(frozen=True)
@@ -129,14 +135,8 @@ def settle_undefined(obj: ObjectFile, tables: Tables) -> tuple[str, ...]:
     for symbol in obj.symbols:
         if not symbol.undefined or symbol.name in tables.provided:
             continue
-        weak = symbol.st_bind == abi.STB_WEAK
-        if weak and (
-            symbol.name.startswith(("__start_", "__stop_"))
-            or any(fnmatchcase(symbol.name, pattern) for pattern in tables.zero)
-        ):
-            symbol.st_bind = abi.STB_LOCAL
-            symbol.st_shndx = abi.SHN_ABS
-            symbol.st_value = 0
+        if may_be_zero(symbol, tables):
+            make_number(symbol, 0)
             zeroed.append(symbol.name)
         else:
             missing.append(symbol)
@@ -145,7 +145,22 @@ def settle_undefined(obj: ObjectFile, tables: Tables) -> tuple[str, ...]:
     return tuple(sorted(zeroed))
 
 
-def _undefined(obj: ObjectFile, missing: list[Symbol]) -> UklError:
+def may_be_zero(symbol: Symbol, tables: Tables) -> bool:
+    """Tell whether an undefined symbol is 0 if nothing defines it, and rightly so."""
+    return symbol.st_bind == abi.STB_WEAK and (
+        symbol.name.startswith(("__start_", "__stop_"))
+        or any(fnmatchcase(symbol.name, pattern) for pattern in tables.zero)
+    )
+
+
+def make_number(symbol: Symbol, value: int) -> None:
+    """Make an undefined symbol an absolute one, for :func:`ukl_build.elf.access.fold_constants`."""
+    symbol.st_bind = abi.STB_LOCAL
+    symbol.st_shndx = abi.SHN_ABS
+    symbol.st_value = value
+
+
+def _undefined(obj: ObjectFile, missing: list[Symbol]) -> RuleError:
     users: dict[int, tuple[Section, int]] = {}
     for section, relocation in obj.all_relocations():
         users.setdefault(id(relocation.symbol), (section, relocation.r_offset))
@@ -155,14 +170,19 @@ def _undefined(obj: ObjectFile, missing: list[Symbol]) -> UklError:
         weak = "weak, " if symbol.st_bind == abi.STB_WEAK else ""
         lines.append(f"{symbol.name} ({weak}used at {where(section, offset, obj.symbols)})")
     count = f"{len(missing)} symbols are" if len(missing) > 1 else f"{missing[0].name} is"
-    if all(symbol.st_bind == abi.STB_WEAK for symbol in missing):
-        hint = (
-            "link what defines it, or list the weak name with the reason why it may be 0,"
-            " under [zero] in the recipe"
-        )
-    else:
-        hint = "add the missing object or library to the application's partial link"
-    return UklError("elf-undefined", f"{count} not defined", hint=hint, detail="\n".join(lines))
+    weak_only = all(symbol.st_bind == abi.STB_WEAK for symbol in missing)
+    rule = "undefined-weak" if weak_only else "undefined"
+    return RuleError(rule, f"{count} not defined", detail="\n".join(lines))
+
+
+def is_entry(symbol: Symbol) -> bool:
+    """Tell whether a symbol could be the entry point: a global one in executable memory."""
+    section = symbol.section
+    return (
+        symbol.st_bind == abi.STB_GLOBAL
+        and section is not None
+        and bool(section.sh_flags & abi.SHF.SHF_EXECINSTR)
+    )
 
 
 def check_entry(obj: ObjectFile) -> None:
@@ -170,22 +190,11 @@ def check_entry(obj: ObjectFile) -> None:
 
     :raise UklError: ``elf-symbol`` if ``_start`` is not a global symbol in executable memory.
     """
-    for symbol in obj.symbols:
-        if (
-            symbol.name == ENTRY
-            and symbol.st_bind == abi.STB_GLOBAL
-            and symbol.section is not None
-            and symbol.section.sh_flags & abi.SHF.SHF_EXECINSTR
-        ):
-            return
-    raise UklError(
-        "elf-symbol",
-        f"the application has no global function {ENTRY}",
-        hint="link the C library's crt1.o first, or define the entry point as the sample does",
-    )
+    if not any(one.name == ENTRY and is_entry(one) for one in obj.symbols):
+        raise RuleError("no-entry", NO_ENTRY)
 
 
-def check_unprefixed(obj: ObjectFile, tables: Tables) -> None:
+def check_unprefixed(obj: ObjectFile, tables: Tables, report: Report = stop) -> None:
     """Require that the application leaves the last word on shared names to the kernel.
 
     :raise UklError: ``elf-symbol`` if it defines an unprefixed name other than weakly: the link of
@@ -197,10 +206,13 @@ def check_unprefixed(obj: ObjectFile, tables: Tables) -> None:
             and not symbol.undefined
             and symbol.st_bind not in (abi.STB_WEAK, abi.STB_LOCAL)
         ):
-            raise UklError(
-                "elf-symbol",
-                f"the application defines {symbol.name}, which is the kernel's as well",
-                hint="declare it weak, so that the kernel's definition takes its place",
+            report(
+                RuleError(
+                    "gate",
+                    f"the application defines {symbol.name}",
+                    section=symbol.section,
+                    offset=symbol.st_value,
+                )
             )
 
 

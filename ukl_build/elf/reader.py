@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +18,7 @@ from elftools.elf.enums import ENUM_SH_TYPE_AMD64
 from ukl_build.elf import abi
 from ukl_build.elf.abi import SHF
 from ukl_build.elf.model import ObjectFile, Relocation, Section, Symbol
+from ukl_build.elf.rules import RULES
 from ukl_build.errors import UklError
 
 _OF_THE_FILE = frozenset(
@@ -48,41 +51,75 @@ _DAMAGE = (ELFError, struct.error, LookupError, ValueError, OSError, OverflowErr
 offsets that no file has."""
 
 
+class Kind(Enum):
+    """What a file may be, besides an object for another machine."""
+
+    OBJECT = "object"
+    EXECUTABLE = "executable"
+    SHARED = "shared object"
+    NO_ELF = "no ELF file"
+
+
+def describe(data: bytes | memoryview) -> Kind | str:
+    """Tell what a file is by its ELF header; for another machine than x86-64, which one.
+
+    What begins like ELF and is none is taken for a damaged object, which reading it will tell.
+    """
+    try:
+        elf = ELFFile(io.BytesIO(data))
+    except _DAMAGE:
+        return Kind.OBJECT if data[:4] == abi.E_IDENT[:4] else Kind.NO_ELF
+    machine, little = elf["e_machine"], elf.little_endian
+    if machine == "EM_X86_64" and elf.elfclass == 32:
+        return "x32 (EM_X86_64, 32 bit)"
+    if machine != "EM_X86_64" or elf.elfclass != 64 or not little:
+        order = "little" if little else "big"
+        return f"another machine ({machine}, {elf.elfclass} bit, {order} endian)"
+    return {
+        "ET_REL": Kind.OBJECT, "ET_EXEC": Kind.EXECUTABLE, "ET_DYN": Kind.SHARED
+    }.get(elf["e_type"], Kind.NO_ELF)  # fmt: skip
+
+
 def read_object(path: Path) -> ObjectFile:
     """Read a relocatable object.
 
     Section groups (gABI, "Section Groups") are dissolved: within one object every group is the
-    only one of its signature, so it says nothing any more.
+    only one of its signature.  What is left is the signature, see :class:`Section`.
 
     :raise UklError: ``elf-format`` if the file is no sound x86-64 ET_REL object.
     """
     try:
-        file = path.open("rb")
+        data = path.read_bytes()
     except OSError as error:
-        _refuse(path, f"cannot be read: {error.strerror}", error)
-    with file:
-        try:
-            elf = ELFFile(file)
-        except _DAMAGE as error:
-            _refuse(path, f"cannot be read as ELF: {error or type(error).__name__}", error)
-        found = (elf["e_type"], elf["e_machine"], elf.elfclass)
-        if found != ("ET_REL", "EM_X86_64", 64):
-            _refuse(path, "is {} for {}, {} bit, not ET_REL for EM_X86_64, 64 bit".format(*found))
-        try:
-            return _read(path, elf)
-        except _DAMAGE as error:
-            _refuse(path, f"is damaged: {error or type(error).__name__}", error)
+        _refuse(str(path), f"cannot be read: {error.strerror}", error)
+    return parse_object(data, str(path))
 
 
-def _refuse(path: Path, what: str, cause: Exception | None = None) -> NoReturn:
-    raise UklError(
-        "elf-format",
-        f"{path} {what}",
-        hint="give an x86-64 object file (gcc -c) or the output of ld -r",
-    ) from cause
+def parse_object(data: bytes | memoryview, path: str) -> ObjectFile:
+    """Read a relocatable object from its bytes, as :func:`read_object` does.
+
+    :param path: for messages.
+    :raise UklError: ``elf-format``.
+    """
+    try:
+        elf = ELFFile(io.BytesIO(data))
+    except _DAMAGE as error:
+        _refuse(path, f"cannot be read as ELF: {error or type(error).__name__}", error)
+    found = (elf["e_type"], elf["e_machine"], elf.elfclass)
+    if found != ("ET_REL", "EM_X86_64", 64):
+        _refuse(path, "is {} for {}, {} bit, not ET_REL for EM_X86_64, 64 bit".format(*found))
+    try:
+        return _read(path, elf)
+    except _DAMAGE as error:
+        _refuse(path, f"is damaged: {error or type(error).__name__}", error)
 
 
-def _read(path: Path, elf: Any) -> ObjectFile:
+def _refuse(path: str, what: str, cause: Exception | None = None) -> NoReturn:
+    rule = RULES["format"]
+    raise UklError(rule.error, f"{path} {what}", hint=rule.do) from cause
+
+
+def _read(path: str, elf: Any) -> ObjectFile:
     result = ObjectFile()
     by_index: dict[int, Section] = {}
     headers = list(elf.iter_sections())
@@ -116,6 +153,8 @@ def _read(path: Path, elf: Any) -> ObjectFile:
         by_index[index] = section
         result.sections.append(section)
 
+    if abi.SHT_SYMTAB not in types and abi.SHT_RELA not in types:
+        return result  # strip leaves none where it would be empty
     if types.count(abi.SHT_SYMTAB) != 1:
         _refuse(path, f"has {types.count(abi.SHT_SYMTAB)} symbol tables instead of one")
     symtab = headers[types.index(abi.SHT_SYMTAB)]
@@ -175,10 +214,19 @@ def _read(path: Path, elf: Any) -> ObjectFile:
             for r_offset, r_info, r_addend in abi.ELF64_RELA.iter_unpack(contents(raw))
         ]
         _check_relocations(path, section, foreign)
+
+    for raw, sh_type in zip(headers, types, strict=True):
+        if sh_type == abi.SHT_GROUP:
+            flags, *members = (word for (word,) in struct.iter_unpack("<I", contents(raw)))
+            if flags & abi.GRP_COMDAT:
+                signature = symbols[raw["sh_info"]]
+                for index in members:
+                    if index in by_index:  # not a section of relocations
+                        by_index[index].comdat = signature.shown
     return result
 
 
-def _check_relocations(path: Path, section: Section, foreign: set[int]) -> None:
+def _check_relocations(path: str, section: Section, foreign: set[int]) -> None:
     """Require that every relocation is of the program and inside its section.
 
     Here, because the passes write through the offsets long before they look at what is left.
@@ -187,11 +235,13 @@ def _check_relocations(path: Path, section: Section, foreign: set[int]) -> None:
     for one in section.relocations:
         if one.r_type == abi.RelocType.R_X86_64_NONE:
             continue
-        what = f"has {abi.reloc_name(one.r_type)} at {section.name}+{one.r_offset:#x}"
-        if one.r_offset + abi.reloc_width(one.r_type) > room:
-            _refuse(path, f"{what}, outside its section")
-        if id(one.symbol) in foreign:
-            _refuse(path, f"{what} against a symbol of nothing in the program")
+        outside = one.r_offset + abi.reloc_width(one.r_type) > room
+        if outside or id(one.symbol) in foreign:
+            what = (
+                "outside its section" if outside else "against a symbol of nothing in the program"
+            )
+            kind = abi.reloc_name(one.r_type)
+            _refuse(path, f"has {kind} at {section.name}+{one.r_offset:#x}, {what}")
 
 
 def _number(sh_type: str | int) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ukl_build.elf import abi
 from ukl_build.elf.abi import SHF, RelocType
 from ukl_build.elf.model import ObjectFile, Relocation, Section, Symbol
-from ukl_build.errors import UklError
+from ukl_build.elf.rules import RuleError
 
 EH_FRAME = ".ukl.eh_frame"
 EH_FRAME_HDR = ".ukl.rodata.eh_frame_hdr"
@@ -28,23 +28,19 @@ _PCREL_SDATA4, _UDATA4, _DATAREL_SDATA4 = 0x1B, 0x03, 0x3B
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
     """One entry of the table."""
 
     offset: int
     is_fde: bool
 
 
-def _refuse(offset: int, size: int) -> UklError:
-    return UklError(
-        "elf-section",
-        f"section {EH_FRAME} ends at {offset:#x} of {size:#x}: what follows is lost to the"
-        " unwinder",
-        hint="link crtendS.o last, and every object only once",
-    )
+def _refuse(section: Section, offset: int) -> RuleError:
+    what = f"section {section.name} ends at {offset:#x} of {section.sh_size:#x}"
+    return RuleError("unwind-table", what, section=section)
 
 
-def _entries(section: Section) -> Iterator[_Entry]:
+def entries(section: Section) -> Iterator[Entry]:
     """Walk the table (LSB core, "Exception Frames") from end to end.
 
     A zero length ends the table: one in the middle, where two tables were joined wrongly, would
@@ -61,11 +57,11 @@ def _entries(section: Section) -> Iterator[_Entry]:
             break
         if length < 4 or length == 0xFFFFFFFF or offset + 4 + length > size:
             # The 64-bit format is for tables beyond 4 GiB; no compiler writes it.
-            raise _refuse(offset, size)
-        yield _Entry(offset, any(data[offset + 4 : offset + 8]))
+            raise _refuse(section, offset)
+        yield Entry(offset, any(data[offset + 4 : offset + 8]))
         offset += 4 + length
     if any(data[offset:]):
-        raise _refuse(offset, size)
+        raise _refuse(section, offset)
 
 
 def make_eh_frame_hdr(obj: ObjectFile) -> int:
@@ -85,7 +81,7 @@ def make_eh_frame_hdr(obj: ObjectFile) -> int:
     rank = {id(one): number for number, one in enumerate(obj.sections)}
     by_offset = {one.r_offset: one for one in section.relocations}
     found: list[tuple[int, int, int, Relocation]] = []
-    for entry in _entries(section):
+    for entry in entries(section):
         location = by_offset.get(entry.offset + 8)
         # Without a relocation it describes a function that the partial link has left out.
         if entry.is_fde and location is not None and location.symbol.section is not None:
@@ -96,7 +92,7 @@ def make_eh_frame_hdr(obj: ObjectFile) -> int:
             if location.r_type not in (
                 RelocType.R_X86_64_PC32, RelocType.R_X86_64_PC64, RelocType.R_X86_64_64
             ):  # fmt: skip
-                raise _refuse(entry.offset, section.sh_size)
+                raise _refuse(section, entry.offset)
             place = target.st_value + location.r_addend
             found.append((rank[id(target.section)], place, entry.offset, location))
     found.sort(key=lambda one: one[:3])

@@ -15,12 +15,10 @@ from pathlib import Path
 from ukl_build import proc
 from ukl_build.elf import access, contract, layout, names, unwind
 from ukl_build.elf.access import Counts
+from ukl_build.elf.names import PROVIDED, UNPREFIXED
 from ukl_build.elf.reader import read_object
 from ukl_build.elf.writer import encode, replace_file
 
-LINKER = Path(__file__).resolve().parents[2] / "linker"
-UNPREFIXED = LINKER / "unprefixed.toml"
-PROVIDED = LINKER / "provided.toml"
 MEMBER = "app.o"
 """The one member of the archive."""
 
@@ -57,11 +55,8 @@ def link_application(
         half).
     :param libraries: archives, searched until nothing new is found (``--start-group``).
     :param after: end files: crtendS.o, crtn.o.
-    :raise UklError: ``elf-format``, ``elf-section`` or ``elf-relocation`` naming the object at
-        fault; ``tool-failed`` if ld refuses, with its words.
+    :raise UklError: ``tool-failed`` if ld refuses, with its words.
     """
-    for path in objects:
-        access.check_input(read_object(path), path)
     out.parent.mkdir(parents=True, exist_ok=True)
     group: list[str | Path] = ["--start-group", *libraries, "--end-group"]
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
