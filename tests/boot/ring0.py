@@ -89,9 +89,13 @@ DEBIANS = libc.Parts(
 """Debian's own C library, as it is."""
 
 
-def archive(folder: Path, parts: Sequence[str], out: Path, library: libc.Parts = DEBIANS) -> None:
-    """Compile a program for ring 0 and make it the archive that a kernel links."""
-    objects = compile_parts(folder / "ring0", parts, list(toolchain.CODE_FLAGS))
+def compiled(folder: Path, parts: Sequence[str]) -> list[Path]:
+    """Compile the parts of a program for ring 0."""
+    return compile_parts(folder / "ring0", parts, list(toolchain.CODE_FLAGS))
+
+
+def archive(folder: Path, objects: Sequence[Path], out: Path, library: libc.Parts) -> None:
+    """Make objects and the C library the archive that a kernel links."""
     app = folder / "app.o"
     link_application(
         objects,
@@ -101,6 +105,15 @@ def archive(folder: Path, parts: Sequence[str], out: Path, library: libc.Parts =
         after=library.after,
     )
     make_archive(app, out)
+
+
+def static(out: Path, objects: Sequence[Path], library: libc.Parts) -> None:
+    """Link the objects of an ordinary static program."""
+    # As gcc calls it: without the header nothing can be unwound, and no thread cancelled.
+    argv: list[str | Path] = ["ld", "-static", "--eh-frame-hdr", "-o", out]
+    argv += [*library.before, *objects]
+    argv += ["--start-group", *library.libraries, "--end-group", *library.after]
+    subprocess.run(argv, check=True)
 
 
 def _move_tools(old: Path, new: Path) -> None:
@@ -117,13 +130,18 @@ def _move_tools(old: Path, new: Path) -> None:
 
 
 def relink(built: Path, folder: Path, parts: Sequence[str], library: libc.Parts = DEBIANS) -> Ring0:
+    """Compile a program and link it into a copy of a built kernel, see :func:`link`."""
+    return link(built, folder, compiled(folder, parts), library)
+
+
+def link(built: Path, folder: Path, objects: Sequence[Path], library: libc.Parts) -> Ring0:
     """Link another application into a copy of a built kernel.
 
     :param built: build/APP of an application that was built.
-    :param folder: an empty one.
+    :param folder: takes the result; nothing of another one may be there.
     """
     built = built.resolve()
-    archive(folder, parts, folder / "UKL.a", library)
+    archive(folder, objects, folder / "UKL.a", library)
     shutil.copy2(built / "initramfs.cpio", folder)
     out = folder / "linux"
     shutil.copytree(built / "linux", out, symlinks=True)

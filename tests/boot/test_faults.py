@@ -58,7 +58,7 @@ class Bench:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         what = PARTS if wanted == "libc" else ring0.SUITE
-        ring0.archive(work, what, work / "UKL.a", self.libc)
+        ring0.archive(work, ring0.compiled(work, what), work / "UKL.a", self.libc)
         shutil.copy2(work / "UKL.a", self.folder)
         self.built = wanted
 
