@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests import project as projects
+from ukl_build import manifest
+from ukl_build.cache import Cache
 from ukl_build.initconf import InitConf
 from ukl_build.stages import libc
 from ukl_build.stages.userspace import Userspace, build_initramfs
@@ -51,11 +53,23 @@ def outputs(variable: str, *words: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def library() -> libc.Parts:
-    """Return what a program is linked with: the C library, which is built first."""
+def library_record() -> Path:
+    """Return the manifest of the C library, which is built first."""
     record = projects.ROOT / "build" / "hello" / "libc.manifest.json"
     scons("app=hello", str(record))
-    return libc.parts(libc.read(record))
+    return record
+
+
+@pytest.fixture(scope="session")
+def library(library_record: Path) -> libc.Parts:
+    """Return what a program is linked with."""
+    return libc.parts(libc.read(library_record))
+
+
+@pytest.fixture(scope="session")
+def library_tree(library_record: Path) -> Path:
+    """Return the sources of the C library."""
+    return Cache.default().trees / manifest.load(library_record).inputs["tree"]
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.boot.conftest import Start, console
-from tests.boot.ring0 import RING0, compile_parts, relink
-from ukl_build import toolchain
+from tests.boot.ring0 import RING0, compiled, relink, static
 from ukl_build.initconf import Job
 from ukl_build.run.outcome import Kind, Outcome
 from ukl_build.stages import libc
@@ -34,15 +33,7 @@ def test_it_runs_in_ring_0(start: Start, built: Path, library: libc.Parts, tmp_p
 
 
 def test_the_same_library_makes_an_ordinary_program(library: libc.Parts, tmp_path: Path) -> None:
-    objects = compile_parts(tmp_path / "hello", ("hello",), list(toolchain.CODE_FLAGS))
     out = tmp_path / "program"
-    link: list[str | Path] = [
-        *("ld", "-static", "-o"),
-        out,
-        *library.before,
-        *objects,
-        "--start-group",
-    ]
-    subprocess.run([*link, *library.libraries, "--end-group", *library.after], check=True)
+    static(out, compiled(tmp_path, ("hello",)), library)
     said = subprocess.run([out, "x"], check=True, capture_output=True, text=True).stdout
     assert said == f"Hello from Linux {platform.release()}, x\n"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +65,28 @@ def digest(tree_digest: str) -> str:
     return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
 
+def configure(
+    tree: Path,
+    objects: Path,
+    *,
+    jobs: int,
+    compiler: toolchain.Compiler,
+    logs: Path,
+    keep: Sequence[int] = (),
+) -> None:
+    """Prepare a folder to build in: its configuration, and the headers that all parts need.
+
+    :param objects: an empty folder.
+    :param keep: file descriptors that the programs inherit, such as one that holds a lock.
+    :raise UklError: ``tool-missing`` or ``tool-failed``.
+    """
+    words = [str(tree / "configure"), *CONFIGURE, f"CC={compiler.command}"]
+    headers = ["make", f"-j{jobs}", *MAKE, "csu/subdir_lib"]
+    for name, argv in (("configure", words), ("headers", headers)):
+        log = logs / f"libc-{name}.log"
+        proc.run(argv, cwd=objects, env=compiler.env, log=log, keep=keep)
+
+
 def build(
     tree: Path,
     tree_digest: str,
@@ -94,16 +116,12 @@ def build(
         objects, result = work / "objects", work / "result"
         for folder in (objects, result):
             folder.mkdir(parents=True)
-        configure = [str(tree / "configure"), *CONFIGURE, f"CC={compiler.command}"]
-        make = ["make", f"-j{jobs}", *MAKE]
+        configure(tree, objects, jobs=jobs, compiler=compiler, logs=logs, keep=[lock.fileno()])
+        make = ["make", f"-j{jobs}", *MAKE, STATIC]
         others = [f"{Path(name).parent}/others" for name in LIBRARIES]
-        for name, argv in (
-            ("configure", configure),
-            ("headers", [*make, "csu/subdir_lib"]),
-            ("make", [*make, STATIC, "lib"]),
-            ("others", [*make, STATIC, *others]),
-        ):
+        for name, targets in (("make", ["lib"]), ("others", others)):
             log = logs / f"libc-{name}.log"
+            argv = [*make, *targets]
             proc.run(argv, cwd=objects, env=compiler.env, log=log, keep=[lock.fileno()])
         for name in ("libc.a", *LIBRARIES, *START_FILES):
             shutil.copyfile(objects / name, result / Path(name).name)
