@@ -602,10 +602,10 @@ def _parts(job: Job) -> tuple[list[Path], libc.Parts]:
 
 def _lint(job: Job) -> None:
     objects, around = _parts(job)
-    own = [os.path.relpath(path, job.root) for path in objects]
     log = job.layout.logs / "lint.log"
+    link = (*around.before, *objects, *around.libraries, *around.after)
     report = lint.check_link(
-        [*map(str, around.before), *own, *map(str, (*around.libraries, *around.after))],
+        [os.path.relpath(p, job.root) if p.is_relative_to(job.root) else str(p) for p in link],
         job.layout.lint,
         unprefixed=job.root / "linker" / "unprefixed.toml",
         provided=job.root / "linker" / "provided.toml",

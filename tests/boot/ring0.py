@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.project import ROOT
 from ukl_build import toolchain
 from ukl_build.cache import Cache
 from ukl_build.stages import kconfig, libc, linux, sources
 from ukl_build.stages.archive import link_application, make_archive
 
 GUEST = Path(__file__).parent / "guest"
-ROOT = Path(__file__).resolve().parents[2]
 POSIX = ROOT / "tests" / "posix" / "guest"
 SAMPLES = ROOT / "samples"
 SUITE = ("suite", "faults", "context", "protect", "victim", "subject")

@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 from tests.boot import glibc, ring0
-from tests.boot.conftest import PROJECT, console
+from tests.boot.conftest import console
 from tests.boot.glibc import Case, Ended
 from tests.boot.test_ring0 import COMPLAINTS, QUIET
+from tests.project import ROOT
 from ukl_build import cpio, toolchain
 from ukl_build.cache import Cache
 from ukl_build.initconf import Job
@@ -93,7 +94,7 @@ def programs(
     built: Path, library: libc.Parts, library_tree: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Programs:
     """Compile glibc's tests and link them for both rings."""
-    objects = PROJECT / "build" / "glibc-tests"
+    objects = ROOT / "build" / "glibc-tests"
     shutil.rmtree(objects, ignore_errors=True)
     objects.mkdir(parents=True)
     build = glibc.Build(library_tree, objects, toolchain.compiler(Cache.default().ccache))

@@ -140,7 +140,7 @@ def test_an_archive_that_does_not_fit_the_kernel_half_is_refused(linking: Projec
     deb(linking.root / "debs", "libanswer-dev", "1-1", content)
     said = build(linking, status=2)
     assert "error[elf-lint]: one finding stops the link" in said
-    assert "libanswer.a(answer.o):answer+" in said
+    assert "libanswer.a(one.o):answer+" in said
     assert "R_X86_64_32 against kept" in said
 
 
