@@ -254,6 +254,30 @@ def test_an_unwind_header_that_was_cut_is_found_after_the_link(
     assert "the unwind header has" in caught.value.detail
 
 
+def test_an_unwind_table_that_ld_has_edited_is_found(cxx_archive: Archive, tmp_path: Path) -> None:
+    """As ld does where the output section is called .eh_frame: entries are in other places then."""
+    link(cxx_archive.path, tmp_path / "vmlinux", base=HIGH)
+    image = read_image(tmp_path / "vmlinux")
+    header = image.symbols["ukl.__GNU_EH_FRAME_HDR"]
+    data = bytearray(image.data)
+
+    def place(address: int) -> int:
+        return next(
+            address - start + offset
+            for start, offset, size, sh_type in image.sections.values()
+            if start <= address < start + size and sh_type == "SHT_PROGBITS"
+        )
+
+    row = place(header) + 12 + 8 * 100
+    fde = header + int.from_bytes(data[row + 4 : row + 8], "little", signed=True)
+    at = place(fde)
+    data[at : at + 400] = data[at + 24 : at + 424]
+    (tmp_path / "vmlinux").write_bytes(data)
+    with pytest.raises(UklError) as caught:
+        check_linked(tmp_path / "vmlinux")
+    assert "where none is" in caught.value.detail
+
+
 def test_a_name_that_the_linker_script_does_not_define_is_found(
     cxx_archive: Archive, tmp_path: Path
 ) -> None:

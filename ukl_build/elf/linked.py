@@ -17,7 +17,7 @@ from elftools.elf.elffile import ELFFile
 
 from ukl_build.elf import abi
 from ukl_build.elf.names import ENTRY, PREFIX
-from ukl_build.elf.unwind import END, START
+from ukl_build.elf.unwind import END, GATE, START
 from ukl_build.errors import UklError
 
 
@@ -26,6 +26,8 @@ def check_linked(vmlinux: Path) -> None:
 
     * The entry point is there and no symbol of the application is undefined.
     * The unwind header's table is sorted: the linker script kept the order of the code sections.
+      Its entries are where the header has them: ld edits an output section called .eh_frame, unless
+      --traditional-format keeps it from that.
     * Every IRELATIVE entry is one, and its slot is writable while its resolver is code.
 
     :raise UklError: ``elf-linked`` with every way in which it is broken; ``elf-format`` if the
@@ -65,13 +67,16 @@ class _Linked:
         strings = elf.get_section(table["sh_link"]).data()
         self.symbols: dict[str, int] = {}
         self.undefined: list[str] = []
-        prefix = PREFIX.encode()
+        self.gate: int | None = None
+        prefix, gate = PREFIX.encode(), GATE.encode() + b"\0"
         for st_name, _, _, st_shndx, st_value, _ in abi.ELF64_SYM.iter_unpack(table.data()):
             if strings.startswith(prefix, st_name):
                 name = strings[st_name : strings.index(b"\0", st_name)].decode()
                 self.symbols[name.removeprefix(PREFIX)] = st_value
                 if st_shndx == abi.SHN_UNDEF:
                     self.undefined.append(name)
+            elif strings.startswith(gate, st_name):
+                self.gate = st_value
 
     def section(self, address: int) -> Any:
         """Return the header of the allocated section an address is in."""
@@ -117,7 +122,23 @@ class _Linked:
                     f"the unwind header is not sorted at {start + one:#x}: .ukl.text comes first,"
                     " the other .ukl.text.* in the order of the archive"
                 ]
+        for location, fde in zip(locations, words[1::2], strict=True):
+            # The entry's own is the kernel's, and not in the application's table.
+            if start + location != self.gate and not self._describes(start + fde, start + location):
+                return [
+                    f"the unwind header has a description of {start + location:#x} at"
+                    f" {start + fde:#x}, where none is: ld must leave .ukl.eh_frame as it is"
+                ]
         return []
+
+    def _describes(self, fde: int, location: int) -> bool:
+        """Tell whether there is an FDE of a function (LSB core, "Frame Description Entry")."""
+        length, cie, near = struct.unpack("<IIi", self.read(fde, 12))
+        if not cie or length < 8:
+            return False
+        (far,) = struct.unpack("<q", self.read(fde + 8, 8))
+        place = fde + 8
+        return location in (place + near, place + far, far % (1 << 64))
 
     def _irelative(self) -> list[str]:
         found = []
