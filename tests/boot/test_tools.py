@@ -309,12 +309,13 @@ def test_gdb_attaches_to_the_process(
     assert machine.wait(GUEST_S) == Outcome(Kind.EXITED, 0), console(machine)[-20:]
     assert [line for line in console(machine) if COMPLAINTS.search(line)] == []
     assert re.search(r"^the kernel has moved by 0x[1-9a-f]", text, re.MULTILINE), text
-    _, stopped, watched = re.split(r"^(?:Breakpoint 1|Hardware watchpoint 2), ", text, flags=re.M)
-    assert "wait_for_bytes ()" in stopped.split("Run till exit")[1], text
-    found = frames(stopped.split("Run till exit")[0])
-    own = ["subject_hit", "wait_for_bytes", "subject_main", "main"]
-    assert [name for name, _ in found][:4] == own, text
-    assert {file for _, file in found[:4]} == {"subject.c", "suite.c"}, text
+    stopped = text.partition("Breakpoint 1, ")[2]
+    stopped, _, watched = stopped.partition("\nHardware watchpoint 2: subject_global\n")
+    trace, _, finished = stopped.partition("\n$1 = ")
+    found = frames(trace)[:3]
+    assert [name for name, _ in found] == ["subject_hit", "wait_for_bytes", "subject_main"], text
+    assert {file for _, file in found} == {"subject.c"}, text
+    assert "wait_for_bytes () at " in finished, text
     old, new = (int(re.search(rf"{what} value = (\d+)", watched)[1]) for what in ("Old", "New"))  # type: ignore[index]
     assert new == old + 1
     assert f"= {0x7265616420304E4C}\n" in watched
