@@ -11,7 +11,7 @@ struct page;
  * What the file CONFIG_UKL_NAME begins with: e_ident of a 64-bit ELF file, for
  * debuggers look there for what a process is, with a name in the padding.
  */
-#define UKL_MAGIC	"\x7f" "ELF\2\1\1\0\0UKL app"
+#define UKL_MAGIC	"\177ELF\2\1\1\0\0UKL app"
 #define UKL_MAGIC_LEN	16
 
 #ifdef CONFIG_UNIKERNEL_LINUX
