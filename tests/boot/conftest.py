@@ -14,6 +14,7 @@ import pytest
 from tests.boot import ring0
 from ukl_build.run.guest import start_guest
 from ukl_build.run.machine import Machine
+from ukl_build.run.outcome import Kind, Outcome
 
 HELPER = "/helper"
 
@@ -23,6 +24,25 @@ Start = Callable[..., Machine]
 def console(machine: Machine) -> list[str]:
     """Return the lines of the console."""
     return machine.console.read_text(errors="backslashreplace").splitlines()
+
+
+def ended(machine: Machine, wait_s: float) -> tuple[Outcome, list[str]]:
+    """Wait for a machine's end; also return the lines of its console.
+
+    :param wait_s: when it is ended as one that hangs.
+    """
+    outcome = machine.wait(wait_s)
+    if outcome is None:
+        outcome, registers = machine.give_up()
+        print("It hangs:", registers)
+    return outcome, console(machine)
+
+
+def ended_well(machine: Machine, wait_s: float) -> list[str]:
+    """Wait for the end of a machine that ends with status 0, and return its console's lines."""
+    outcome, lines = ended(machine, wait_s)
+    assert outcome == Outcome(Kind.EXITED, 0), "\n".join(lines[-20:])
+    return lines
 
 
 @pytest.fixture(scope="session")

@@ -96,8 +96,15 @@ def compiled(folder: Path, parts: Sequence[str]) -> list[Path]:
     return compile_parts(folder / "ring0", parts, list(toolchain.CODE_FLAGS))
 
 
-def archive(folder: Path, objects: Sequence[Path], out: Path, library: libc.Parts) -> None:
-    """Make objects and the C library the archive that a kernel links."""
+def archive(
+    folder: Path,
+    objects: Sequence[Path],
+    out: Path,
+    library: libc.Parts,
+    *,
+    zero: Mapping[str, str] | None = None,
+) -> None:
+    """Make objects and the C library the archive that a kernel links; app.o is what is in it."""
     app = folder / "app.o"
     link_application(
         objects,
@@ -106,7 +113,7 @@ def archive(folder: Path, objects: Sequence[Path], out: Path, library: libc.Part
         libraries=library.libraries,
         after=library.after,
     )
-    make_archive(app, out)
+    make_archive(app, out, zero=zero or {})
 
 
 def static(out: Path, objects: Sequence[Path], library: libc.Parts) -> None:

@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.boot.conftest import Start
-from tests.boot.ring0 import GUEST
+from tests.boot.ring0 import GUEST, archive
 from tests.boot.test_samples import Sample, in_both_rings
 from ukl_build import packages
 from ukl_build.cache import Cache
 from ukl_build.recipe import DebianArchives
 from ukl_build.stages import debian, libc
-from ukl_build.stages.archive import link_application, make_archive
 
 # Four megabytes of code.
 pytestmark = [pytest.mark.boot, pytest.mark.long]
@@ -40,21 +39,16 @@ def crypto(built: Path, library: libc.Parts, tmp_path_factory: pytest.TempPathFa
     place = folder / "debian"
     debian.publish(made, place, folder / "debian.manifest.json", repeat="")
     headers = packages.include_flags([OPENSSL], str(place))
-    unit, app = folder / "crypto.o", folder / "app.o"
+    unit = folder / "crypto.o"
     source = str(GUEST / "crypto.c")
     warnings = ("-Wall", "-Wextra", "-Werror")
     subprocess.run(
         ["gcc", *DEBIANS_FLAGS, *warnings, *headers, "-c", "-o", unit, source], check=True
     )
-    link_application(
-        [unit],
-        app,
-        before=library.before,
-        libraries=(*packages.archives([OPENSSL], place), *library.libraries),
-        after=library.after,
-    )
-    make_archive(app, folder / "UKL.a", zero=ZERO)
-    return in_both_rings(app, built, folder)
+    libraries = (*packages.archives([OPENSSL], place), *library.libraries)
+    whole = libc.Parts(library.before, libraries, library.after)
+    archive(folder, [unit], folder / "UKL.a", whole, zero=ZERO)
+    return in_both_rings(folder / "app.o", built, folder)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.boot import ring0
-from tests.boot.conftest import Start, console
+from tests.boot.conftest import Start, ended
 from tests.boot.test_ring0 import COMPLAINTS, QUIET, parts
 from tests.kernel import Kernel
 from tests.posix.test_posix import ORDINARY, PARTS, with_cxx
@@ -97,10 +97,7 @@ def jobs(run: str) -> tuple[Job, ...]:
 
 def verdict(machine: Machine) -> list[str]:
     """Return what is wrong with a guest; nothing, if it is as it must be."""
-    outcome = machine.wait(GUEST_S)
-    if outcome is None:
-        machine.give_up()
-    lines = console(machine)
+    outcome, lines = ended(machine, GUEST_S)
     wrong = [f"complaint: {line}" for line in lines if COMPLAINTS.search(line)]
     ran = False
     for part in parts(lines):

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.boot import glibc, ring0
-from tests.boot.conftest import console
+from tests.boot.conftest import ended
 from tests.boot.glibc import Case, Ended
 from tests.boot.test_ring0 import COMPLAINTS, QUIET
 from tests.project import ROOT
@@ -80,7 +80,7 @@ class Said:
 
     ended: dict[tuple[str, int], Ended]
     """By test and ring."""
-    outcome: Outcome | None
+    outcome: Outcome
     lines: list[str]
 
     def output(self, name: str, ring: int) -> str:
@@ -185,10 +185,7 @@ def said(programs: Programs, base: Path, tmp_path_factory: pytest.TempPathFactor
         jobs=[Job((RUNNER, LIST), any_end=True)],
     )
     with machine:
-        outcome = machine.wait(GUEST_S)
-        if outcome is None:
-            machine.give_up()
-        lines = console(machine)
+        outcome, lines = ended(machine, GUEST_S)
     return Said(glibc.endings(lines), outcome, lines)
 
 

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.boot.conftest import Start, console
+from tests.boot.conftest import Start, ended_well
 from tests.boot.ring0 import RING0, compiled, relink, static
 from ukl_build.initconf import Job
-from ukl_build.run.outcome import Kind, Outcome
 from ukl_build.stages import libc
 
 pytestmark = pytest.mark.boot
@@ -23,8 +22,7 @@ GUEST_S = 60.0
 def test_it_runs_in_ring_0(start: Start, built: Path, library: libc.Parts, tmp_path: Path) -> None:
     image = relink(built, tmp_path, ("hello",), library)
     machine = start(kernel=image.kernel, app="", jobs=(Job((RING0, "a b", "c")),))
-    assert machine.wait(GUEST_S) == Outcome(Kind.EXITED, 0), machine.console.read_text()
-    (line,) = [line for line in console(machine) if line.startswith("Hello")]
+    (line,) = [line for line in ended_well(machine, GUEST_S) if line.startswith("Hello")]
     assert line.endswith(", a b c")
     names = image.symbols()
     # The kernel's entry took the place of the library's, and its clock is linked.

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.boot.conftest import Start, console
+from tests.boot.conftest import Start, console, ended
 from tests.boot.ring0 import ORDINARY, RING0, SUITE, Ring0, relink
 from ukl_build.initconf import Job, Mode
 from ukl_build.run.machine import Machine
@@ -98,10 +98,8 @@ def run(
     """Run jobs in a guest to their end, without a complaint from its kernel."""
     vm = Vm(vm.name, cpus=vm.cpus, memory_mib=vm.memory_mib, cmdline=(*vm.cmdline, QUIET))
     machine = start(kernel=image.kernel, programs=programs, vm=vm, app="", jobs=jobs)
-    outcome = machine.wait(GUEST_S)
-    lines = console(machine)
+    outcome, lines = ended(machine, GUEST_S)
     assert [line for line in lines if COMPLAINTS.search(line)] == []
-    assert outcome is not None, f"it hangs: {machine.give_up()[1]}\n" + "\n".join(lines[-20:])
     assert outcome == Outcome(Kind.EXITED, 0), "\n".join(lines[-20:])
     return parts(lines), machine
 

@@ -9,21 +9,20 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.boot.conftest import Start, console
-from tests.boot.ring0 import RING0, link_kernel
+from tests.boot.conftest import Start, ended_well
+from tests.boot.ring0 import RING0, link_kernel, static
 from tests.boot.test_ring0 import COMPLAINTS, QUIET
 from tests.conftest import scons
 from tests.project import ROOT
 from ukl_build.initconf import Job
-from ukl_build.run.outcome import Kind, Outcome
 from ukl_build.run.vm import Vm
+from ukl_build.stages import libc
 
 pytestmark = pytest.mark.boot
 
@@ -62,9 +61,7 @@ class Sample:
             env=env,
             jobs=(Job((RING0 if ring == 0 else ORDINARY, *words), any_end=bool(killed_by)),),
         )
-        outcome = machine.wait(GUEST_S)
-        lines = console(machine)
-        assert outcome == Outcome(Kind.EXITED, 0), "\n".join(lines[-20:])
+        lines = ended_well(machine, GUEST_S)
         assert [line for line in lines if COMPLAINTS.search(line)] == []
         signals = [int(found[1]) for line in lines if (found := KILLED.search(line))]
         assert signals == ([killed_by] if killed_by else []), "\n".join(lines[-20:])
@@ -82,8 +79,7 @@ def sample(name: str, built: Path, folder: Path) -> Sample:
 def in_both_rings(app_o: Path, built: Path, folder: Path) -> Sample:
     """Link the archive of a folder, its UKL.a, into a kernel, and what it was made of by itself."""
     program = folder / "program"
-    # As gcc -static does; exceptions need the header.
-    subprocess.run(["ld", "-static", "--eh-frame-hdr", "-o", program, app_o], check=True)
+    static(program, [app_o], libc.Parts((), (), ()))
     return Sample(link_kernel(built, folder).kernel, program)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.boot import ring0
-from tests.boot.conftest import Start, console
+from tests.boot.conftest import Start, console, ended_well
 from ukl_build import cpio
 from ukl_build.cmdline import quote, quote_args
 from ukl_build.image import Init
@@ -92,10 +92,10 @@ def test_each_way_of_exec_gives_the_same_in_both_rings(start: Start, programs: P
         entries=(cpio.file(ring0.RING0, userspace.MAGIC, mode=0o755),),  # for the other users
         env={"HOME": "/", "A": "1 2"},
     )
-    assert machine.wait(GUEST_S) == Outcome(Kind.EXITED, 0), machine.console.read_text()
+    lines = ended_well(machine, GUEST_S)
     failed = [e for e in machine.events if e["event"] == "exited" and e.get("code") != 0]
     assert not failed
-    said = dict(zip(cases, reports(console(machine)), strict=True))
+    said = dict(zip(cases, reports(lines), strict=True))
     differences = []
     for (way, first, then), report in said.items():
         assert len(report) >= LEAST, (way, first, then, report)

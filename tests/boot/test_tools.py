@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.boot.conftest import Start, console
+from tests.boot.conftest import Start, console, ended_well
 from tests.boot.ring0 import ORDINARY, RING0, SUITE, Ring0, relink
 from tests.boot.test_ring0 import COMPLAINTS, QUIET, Part, names, one, parts
 from tests.project import ROOT
@@ -28,7 +28,6 @@ from ukl_build import image
 from ukl_build.image import App, Image
 from ukl_build.initconf import Job
 from ukl_build.run.guest import start_guest
-from ukl_build.run.outcome import Kind, Outcome
 from ukl_build.run.vm import Forward, Vm
 
 pytestmark = pytest.mark.boot
@@ -122,9 +121,7 @@ def said(
         jobs=jobs,
     )
     with machine:
-        outcome = machine.wait(GUEST_S)
-        lines = console(machine)
-    assert outcome == Outcome(Kind.EXITED, 0), "\n".join(lines[-20:])
+        lines = ended_well(machine, GUEST_S)
     core.join(GUEST_S)
     (folder / "core").write_bytes(core.data)
     return Said(parts(lines), lines, folder / "core")
@@ -306,8 +303,7 @@ def test_gdb_attaches_to_the_process(
         *("delete", "watch subject_global", "continue", "print subject_constant", "kill"),
         program=[ring0_image.vmlinux],
     )
-    assert machine.wait(GUEST_S) == Outcome(Kind.EXITED, 0), console(machine)[-20:]
-    assert [line for line in console(machine) if COMPLAINTS.search(line)] == []
+    assert [line for line in ended_well(machine, GUEST_S) if COMPLAINTS.search(line)] == []
     assert re.search(r"^the kernel has moved by 0x[1-9a-f]", text, re.MULTILINE), text
     stopped = text.partition("Breakpoint 1, ")[2]
     stopped, _, watched = stopped.partition("\nHardware watchpoint 2: subject_global\n")
@@ -403,9 +399,7 @@ def traced_kernel(
         jobs=jobs,
     )
     with machine:
-        outcome = machine.wait(GUEST_S)
-        lines = console(machine)
-    assert outcome == Outcome(Kind.EXITED, 0), "\n".join(lines[-20:])
+        lines = ended_well(machine, GUEST_S)
     return lines
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from tests.boot import ring0
-from tests.boot.conftest import console
+from tests.boot.conftest import ended
 from tests.boot.test_ring0 import COMPLAINTS, QUIET, Part, parts
 from ukl_build import cpio, toolchain
 from ukl_build.initconf import Job
@@ -93,7 +93,7 @@ class Said:
     """By theme and ring."""
     statuses: Mapping[tuple[str, int], str]
     """How the programs ended, by theme and ring."""
-    outcome: Outcome | None
+    outcome: Outcome
     lines: list[str]
 
 
@@ -171,10 +171,7 @@ def run_bench(
         ],
     )
     with machine:
-        outcome = machine.wait(GUEST_S)
-        if outcome is None:
-            machine.give_up()
-        lines = console(machine)
+        outcome, lines = ended(machine, GUEST_S)
         ends = [event for event in machine.events if event.get("event") == "exited"]
     statuses = {}
     for end in ends:

@@ -22,6 +22,7 @@
 #include <time.h>
 #include <ucontext.h>
 #include "check.h"
+#include "ring.h"
 
 #define FLAG_TF	0x100UL
 #define FLAG_IF	0x200UL
@@ -33,32 +34,6 @@ asm(".weak ukl_syscall\n"
     "ukl_syscall: syscall\n"
     "	ret\n"
     ".size ukl_syscall, . - ukl_syscall");
-
-static int ring(void)
-{
-	unsigned short cs;
-
-	asm("mov %%cs, %0" : "=r"(cs));
-	return cs & 3;
-}
-
-static long by_call(long nr, long a, long b, long c)
-{
-	long ret;
-
-	asm volatile("call ukl_syscall" : "=a"(ret) : "a"(nr), "D"(a), "S"(b), "d"(c)
-		     : "rcx", "r11", "memory");
-	return ret;
-}
-
-static long by_instruction(long nr, long a, long b, long c)
-{
-	long ret;
-
-	asm volatile("syscall" : "=a"(ret) : "a"(nr), "D"(a), "S"(b), "d"(c)
-		     : "rcx", "r11", "memory");
-	return ret;
-}
 
 typedef long (*syscall_fn)(long nr, long a, long b, long c);
 static const struct way {

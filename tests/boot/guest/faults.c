@@ -14,20 +14,13 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include "check.h"
+#include "ring.h"
 
 static sigjmp_buf back;
 static volatile siginfo_t got;
 static char altstack[65536] __attribute__((aligned(16)));
 static const char readonly[4096] __attribute__((aligned(4096))) = "constant";
 static char data[4096] __attribute__((aligned(4096))) = "data";
-
-static int ring(void)
-{
-	unsigned short cs;
-
-	asm("mov %%cs, %0" : "=r"(cs));
-	return cs & 3;
-}
 
 static void handler(int sig, siginfo_t *info, void *context)
 {

@@ -10,18 +10,11 @@
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+#include "ring.h"
 
 #define CASE(name, function) int function(int argc, char **argv, char **env);
 #include "glibc_cases.h"
 #undef CASE
-
-static int ring(void)
-{
-	unsigned short cs;
-
-	asm("mov %%cs, %0" : "=r"(cs));
-	return cs & 3;
-}
 
 static int seeded_status(int argc, char **argv, char **env)
 {

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Ends with the ring it runs in as its status. */
+#include "ring.h"
+
 int main(void)
 {
-	unsigned short cs;
-
-	asm("mov %%cs, %0" : "=r"(cs));
-	return cs & 3;
+	return ring();
 }

@@ -20,6 +20,7 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include "check.h"
+#include "ring.h"
 #include "subject.h"
 
 #define CRASH_ADDRESS	0x10UL
@@ -32,34 +33,7 @@
 
 int subject_main(int argc, char **argv);
 
-static int ring(void)
-{
-	unsigned short cs;
-
-	asm("mov %%cs, %0" : "=r"(cs));
-	return cs & 3;
-}
-
 /* --- calls --- */
-
-static long by_instruction(long nr, long a, long b, long c)
-{
-	long ret;
-
-	asm volatile("syscall" : "=a"(ret) : "a"(nr), "D"(a), "S"(b), "d"(c)
-		     : "rcx", "r11", "memory");
-	return ret;
-}
-
-/* Defined weakly in context.c. */
-static long by_call(long nr, long a, long b, long c)
-{
-	long ret;
-
-	asm volatile("call ukl_syscall" : "=a"(ret) : "a"(nr), "D"(a), "S"(b), "d"(c)
-		     : "rcx", "r11", "memory");
-	return ret;
-}
 
 static volatile int signals;
 

@@ -6,6 +6,7 @@
  *     suite PROGRAM [ARGUMENT...]
  */
 #include "check.h"
+#include "ring.h"
 
 int faults_main(void);
 int context_main(void);
@@ -14,14 +15,6 @@ int victim_main(int argc, char **argv);
 int subject_main(int argc, char **argv);
 
 unsigned long suite_data = 1;
-
-static int ring(void)
-{
-	unsigned short cs;
-
-	asm("mov %%cs, %0" : "=r"(cs));
-	return cs & 3;
-}
 
 int main(int argc, char **argv)
 {

@@ -39,14 +39,6 @@ static const struct theme {
 	{ "values", values_suite },
 };
 
-int ring(void)
-{
-	unsigned short cs;
-
-	asm("mov %%cs, %0" : "=r"(cs));
-	return cs & 3;
-}
-
 double seconds(void)
 {
 	struct timespec now;

@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <time.h>
 #include "check.h"
+#include "ring.h"
 
 #define ORDINARY "/tests/posix"		/* the same program, in ring 3 */
 #define DEADLINE_S 40			/* what takes as long has hung, however slow the machine */
@@ -69,7 +70,6 @@
 extern "C" {
 #endif
 
-int ring(void);
 double seconds(void);
 __attribute__((format(printf, 3, 4))) void same(const char *name, const char *place, const char *format, ...);
 void nap(int ms);

@@ -1116,6 +1116,17 @@ static void *rseq_thread(void *arg)
 static atomic_int rseq_wrong;
 static long per_cpu[64 * 8];
 
+/* A critical section from 1 to 2, with 4 for its abort handler: fill struct rseq_cs, then name it. */
+#define RSEQ_ENTER							\
+	"	lea 1f(%%rip), %%rax\n"				\
+	"	mov %%rax, 8(%[cs])\n"					\
+	"	lea 2f(%%rip), %%rdx\n"				\
+	"	sub %%rax, %%rdx\n"					\
+	"	mov %%rdx, 16(%[cs])\n"				\
+	"	lea 4f(%%rip), %%rax\n"				\
+	"	mov %%rax, 24(%[cs])\n"				\
+	"	mov %[cs], (%[place])\n"
+
 /* Adds to the processor's own counter, the classic use: without a lock and without an atomic. */
 static int add_per_cpu(void)
 {
@@ -1124,14 +1135,7 @@ static int add_per_cpu(void)
 	unsigned int cpu = *(volatile unsigned int *)&own_rseq()->cpu_id_start;
 	int aborted;
 
-	asm volatile("	lea 1f(%%rip), %%rax\n"
-		     "	mov %%rax, 8(%[cs])\n"
-		     "	lea 2f(%%rip), %%rdx\n"
-		     "	sub %%rax, %%rdx\n"
-		     "	mov %%rdx, 16(%[cs])\n"
-		     "	lea 4f(%%rip), %%rax\n"
-		     "	mov %%rax, 24(%[cs])\n"
-		     "	mov %[cs], (%[place])\n"
+	asm volatile(RSEQ_ENTER
 		     "1:	cmp %[cpu], %[now]\n"
 		     "	jne 3f\n"
 		     "	mov (%[counter]), %%rax\n"
@@ -1219,14 +1223,7 @@ static int sequence(void *arg)
 	signal(SIGALRM, count_signal);
 	NEED(timer_create(CLOCK_MONOTONIC, NULL, &id) == 0);
 	timer_settime(id, 0, &timer, NULL);
-	asm volatile("	lea 1f(%%rip), %%rax\n"
-		     "	mov %%rax, 8(%[cs])\n"
-		     "	lea 2f(%%rip), %%rdx\n"
-		     "	sub %%rax, %%rdx\n"
-		     "	mov %%rdx, 16(%[cs])\n"
-		     "	lea 4f(%%rip), %%rax\n"
-		     "	mov %%rax, 24(%[cs])\n"
-		     "	mov %[cs], (%[place])\n"
+	asm volatile(RSEQ_ENTER
 		     "1:	inc %[rounds]\n"
 		     "	mov %[limit], %%rax\n"
 		     "	cmp %%rax, %[rounds]\n"
