@@ -35,8 +35,8 @@ pytestmark = [pytest.mark.boot, pytest.mark.long]
 
 RUNNER = "/tests/run"
 LIST = "/tests/list"
-CASE_S = 240
-"""When a test is ended; its own bound, of 200 seconds mostly, comes before."""
+CASE_S = 900
+"""When a test is ended; its own bound, of 800 seconds mostly, comes before."""
 GUEST_S = 5400.0
 
 PASS, UNSUPPORTED = "exit 0", "exit 77"
@@ -56,7 +56,7 @@ ENVIRONMENT = {
     "HOME": "/root",
     "LC_ALL": "C",
     # Their own bound is 20 seconds, of which a busy machine makes failures in both rings.
-    "TIMEOUTFACTOR": "10",
+    "TIMEOUTFACTOR": "40",
 }
 
 TOOLS = ("sh", "cat", "cp", "echo", "true", "false", "sleep", "kill", "ls", "pwd", "rm")
