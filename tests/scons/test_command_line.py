@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import re
+import resource
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -15,15 +15,24 @@ from tests.project import APP_RECIPE, ROOT, Project
 from ukl_build import scons_tool
 
 
+def processor_s() -> float:
+    """Return the processor time of all programs that have ended, in seconds.
+
+    The time of the clock is the machine's: a busy one takes five seconds for what takes one alone.
+    """
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_a_second_run_does_nothing_and_is_quick(project: Project) -> None:
     project.build()
     project.calls()
     before = {path: path.stat().st_mtime_ns for path in project.out.rglob("*") if path.is_file()}
     times = []
     for _ in range(3):  # the best of them: the machine may do something else as well
-        start = time.monotonic()
+        start = processor_s()
         said = project.build()
-        times.append(time.monotonic() - start)
+        times.append(processor_s() - start)
         assert "up to date" in said
         assert "[" not in said.partition("SConscript files ...")[2]
     after = {path: path.stat().st_mtime_ns for path in project.out.rglob("*") if path.is_file()}
