@@ -111,6 +111,18 @@ class Cache:
             folder.rename(place)
             files.sync_folder(place.parent)
 
+    def tree(self, digest: str, make: Callable[[Path], Path]) -> Path:
+        """Return the tree of a digest, making it first if it is not there; needs the lock.
+
+        :param make: makes the tree in the scratch folder that it gets, and returns it.
+        :raise OSError: if the cache cannot be written.
+        """
+        place = self.trees / digest
+        if not place.is_dir():
+            with self.scratch() as scratch:
+                self.publish({make(scratch): place})
+        return place
+
     def expel(self, file: Path) -> None:
         """Remove a file that turned out to be wrong, and its folder if that is empty then."""
         file.unlink(missing_ok=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def cached(
     prefix = f"{package}_"
     records = cache.index(prefix).parent.glob(f"{prefix}*.json")
     versions = {path.stem.removeprefix(prefix): path for path in records}
-    for version in sorted(versions, key=lambda v: (v == tested, _order(v)), reverse=True):
+    for version in sorted(versions, key=lambda v: (v == tested, order(v)), reverse=True):
         if not accepts(version):
             continue
         try:
@@ -99,6 +100,39 @@ def admit(file: Path, package: str, version: str, cache: Cache) -> Found:
     record = {"package": package, "version": version, "sha256": digest}
     files.write(cache.index(f"{package}_{version}"), json.dumps(record, indent=2) + "\n")
     return Found(place, digest, _origin(package, version))
+
+
+@contextmanager
+def fetching(what: str, *, hint: str) -> Iterator[None]:
+    """Have what goes wrong meanwhile end as one error: Debian's archive did not deliver.
+
+    :param what: for people.
+    :raise UklError: ``source-unavailable``, or ``stopped``.
+    """
+    try:
+        yield
+    except UklError as error:
+        if error.code == "stopped":
+            raise
+        raise UklError(
+            "source-unavailable",
+            f"Debian's archive did not deliver {what}",
+            detail=f"{error.message}\n{error.detail}".rstrip(),
+            hint=hint,
+        ) from error
+
+
+def damaged(path: Path, digest: str, error: UklError) -> UklError:
+    """Return the error for a file that a program could not unpack or read.
+
+    :param error: how the program failed.
+    """
+    return UklError(
+        "source-corrupt",
+        f"{path} cannot be unpacked (SHA-256 {digest})",
+        detail=error.detail,
+        hint="replace it by a whole one",
+    )
 
 
 def warn_of_version(package: str, version: str, tested: str, say: Say) -> None:
@@ -132,7 +166,8 @@ def _compare(one: str, other: str) -> int:
     return 1
 
 
-_order = functools.cmp_to_key(_compare)
+order = functools.cmp_to_key(_compare)
+"""Key for sorting versions, the oldest first."""
 
 
 def include_flags(wanted: Sequence[DebianArchives], place: str) -> list[str]:

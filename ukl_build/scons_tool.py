@@ -235,7 +235,7 @@ class Origin:
         folder = self.options.folder
         state = {"cache": str(cache.root), "options": repr(self.options)}
         if folder is not None and sources.is_tree(folder):
-            state["folder"] = sources.stat_digest(folder)
+            state["folder"] = files.stat_digest(folder)
         elif folder is not None:
             state["folder"] = _folder_state(folder)
         return state

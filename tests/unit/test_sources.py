@@ -373,9 +373,9 @@ def test_a_tree_made_again_has_the_same_times(world: World) -> None:
     """Otherwise make would compile everything that includes a patched header."""
     world.patch(SERIES_PATCH)
     tree = world.prepare(world.mirror)
-    before = sources.stat_digest(tree.path)
+    before = files.stat_digest(tree.path)
     shutil.rmtree(tree.path)
-    assert sources.stat_digest(world.prepare(world.mirror).path) == before
+    assert files.stat_digest(world.prepare(world.mirror).path) == before
 
 
 def test_the_record_of_a_tree_survives_a_round_trip(world: World) -> None:

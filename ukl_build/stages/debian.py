@@ -118,18 +118,12 @@ def _in_cache_or_archive(
             found[one.package] = there
     names = [one.package for one in wanted if one.package not in found]
     if names:
-        try:
+        hint = (
+            "check the names, the network and /etc/apt, or name a folder with the .deb files:"
+            " debs=FOLDER"
+        )
+        with packages.fetching(", ".join(names), hint=hint):
             found |= _by_apt(names, cache, logs=logs, say=say)
-        except UklError as error:
-            if error.code == "stopped":
-                raise
-            raise UklError(
-                "source-unavailable",
-                f"Debian's archive did not deliver {', '.join(names)}",
-                detail=f"{error.message}\n{error.detail}".rstrip(),
-                hint="check the names, the network and /etc/apt, or name a folder with the .deb"
-                " files: debs=FOLDER",
-            ) from error
     return [found[one.package] for one in wanted]
 
 
@@ -164,7 +158,7 @@ def _unpack(found: Sequence[Found], cache: Cache, logs: Path) -> None:
             except UklError as error:
                 if error.code != "tool-failed":
                     raise
-                raise _damaged(file.file, file.sha256, error) from error
+                raise packages.damaged(file.file, file.sha256, error) from error
             finished[folder] = place
         cache.publish(finished)
 
@@ -175,16 +169,7 @@ def _version(path: Path, digest: str) -> str:
     except UklError as error:
         if error.code != "tool-failed":
             raise
-        raise _damaged(path, digest, error) from error
-
-
-def _damaged(path: Path, digest: str, error: UklError) -> UklError:
-    return UklError(
-        "source-corrupt",
-        f"{path} cannot be unpacked (SHA-256 {digest})",
-        detail=error.detail,
-        hint="replace it by a whole one",
-    )
+        raise packages.damaged(path, digest, error) from error
 
 
 def _require(wanted: DebianArchives, package: Package) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import os
 import re
 import shutil
 import urllib.parse
@@ -97,14 +96,15 @@ def prepare(
     with cache.locked(say):
         found = _find(recipe, options, cache, logs=logs, say=say)
         digest = changes.digest(found.sha256)
-        path = cache.trees / digest
-        if not path.is_dir():
-            with cache.scratch() as scratch:
-                say(f"unpacking {found.file.name}")
-                tree = _unpack(project, found, scratch / "unpacked", logs)
-                _check_series(recipe, tree, found.origin)
-                changes.apply(tree, _named(project, tree), log=logs / "patch.log")
-                cache.publish({tree: path})
+
+        def make(scratch: Path) -> Path:
+            say(f"unpacking {found.file.name}")
+            tree = _unpack(project, found, scratch / "unpacked", logs)
+            _check_series(recipe, tree, found.origin)
+            changes.apply(tree, _named(project, tree), log=logs / "patch.log")
+            return tree
+
+        path = cache.tree(digest, make)
         return Tree(path, digest, project.version(path), found.origin, found.sha256)
 
 
@@ -426,12 +426,7 @@ def _unpack(project: Project, found: Found, folder: Path, logs: Path) -> Path:
     except UklError as error:
         if error.code != "tool-failed":
             raise
-        raise UklError(
-            "source-corrupt",
-            f"{found.file} cannot be unpacked (SHA-256 {found.sha256})",
-            detail=error.detail,
-            hint="replace it by a whole one",
-        ) from error
+        raise packages.damaged(found.file, found.sha256, error) from error
     trees = [path for path in folder.iterdir() if project.is_tree(path)]
     if len(trees) != 1:
         raise UklError(
@@ -453,7 +448,7 @@ def _own_tree(
     folder = folder.resolve()
     origin = f"{folder}, as the user named it"
     _check_series(recipe, folder, origin)
-    state = stat_digest(folder)
+    state = files.stat_digest(folder)
     project = PROJECTS[recipe.kind]
     pattern, mark = project.mark
     if any(mark in path.read_text(errors="replace") for path in folder.glob(pattern)):
@@ -461,33 +456,16 @@ def _own_tree(
         return Tree(folder, state, project.version(folder), origin, None)
     with cache.locked(say):
         digest = changes.digest(state)
-        path = cache.trees / digest
-        if not path.is_dir():
-            with cache.scratch() as scratch:
-                say(f"copying {folder}")
-                tree = scratch / "tree"
-                ignore = shutil.ignore_patterns(".git", ".pc")
-                shutil.copytree(folder, tree, symlinks=True, ignore=ignore)
-                changes.apply(tree, _named(project, tree), log=logs / "patch.log")
-                cache.publish({tree: path})
+
+        def make(scratch: Path) -> Path:
+            say(f"copying {folder}")
+            tree = scratch / "tree"
+            files.copy_tree(folder, tree)
+            changes.apply(tree, _named(project, tree), log=logs / "patch.log")
+            return tree
+
+        path = cache.tree(digest, make)
         return Tree(path, digest, project.version(path), origin, None)
-
-
-def stat_digest(folder: Path) -> str:
-    """Return a digest of the names, sizes and times of all files of a tree.
-
-    A tree that someone works on has 80,000 files; reading them all at each start would take longer
-    than the incremental build.  make goes by times, too.
-    """
-    hasher = hashlib.sha256(FORMAT.encode())
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(set(folders) - {".git", ".pc"})
-        for name in sorted(names):
-            path = f"{parent}/{name}"
-            status = os.lstat(path)
-            line = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n"
-            hasher.update(line.encode("utf-8", "surrogateescape"))
-    return hasher.hexdigest()
 
 
 # --- What is changed in it ----------------------------------------------------------------------
@@ -549,16 +527,10 @@ class Changes:
         :param version: name and version of the sources, for people.
         :raise UklError: ``patch-failed``, naming the patch and showing what was rejected.
         """
-        # What is changed gets the time of the rest, so that a tree that is made again after the
-        # cache was emptied is the same to make as well.  Another tree has another path.
-        status = (tree / "Makefile").stat()
+        # What is changed gets the time of the rest; another tree has another path.
+        time_ns = (tree / "Makefile").stat().st_mtime_ns
         self._apply(tree, version, log)
-        for parent, _, names in os.walk(tree):
-            for name in names:
-                path = f"{parent}/{name}"
-                if os.lstat(path).st_mtime_ns > status.st_mtime_ns:
-                    times = (status.st_atime_ns, status.st_mtime_ns)
-                    os.utime(path, ns=times, follow_symlinks=False)
+        files.date_back(tree, time_ns)
 
     def _apply(self, tree: Path, version: str, log: Path) -> None:
         for name, path in self.new:
