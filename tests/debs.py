@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import subprocess
+import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,6 +28,52 @@ def deb(folder: Path, name: str, version: str, content: Mapping[str, bytes | str
     words = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(root), str(out)]
     subprocess.run(words, check=True, capture_output=True)
     return out
+
+
+CHANGELOG = """\
+{name} ({version}) unstable; urgency=low
+
+  * A test.
+
+ -- nobody <nobody@example.org>  Sun, 01 Jan 2023 00:00:00 +0000
+"""
+
+
+def source_package(
+    folder: Path,
+    name: str,
+    version: str,
+    content: Mapping[str, str],
+    patches: Mapping[str, str] | None = None,
+) -> Path:
+    """Make a source package of files and return its .dsc, which stands among its other files.
+
+    :param version: with a revision behind a hyphen.
+    :param patches: Debian's own changes, by their names.
+    """
+    upstream = version.rpartition(":")[2].rpartition("-")[0]
+    tree = folder / "root" / version / f"{name}-{upstream}"
+    for path, data in content.items():
+        (tree / path).parent.mkdir(parents=True, exist_ok=True)
+        (tree / path).write_text(data)
+    original = folder / f"{name}_{upstream}.orig.tar.gz"
+    if not original.exists():  # revisions share it
+        with tarfile.open(original, "w:gz") as tar:
+            tar.add(tree, arcname=tree.name)
+    for path, data in {
+        "changelog": CHANGELOG.format(name=name, version=version),
+        "control": f"Source: {name}\nMaintainer: nobody <nobody@example.org>\n\n"
+        f"Package: {name}\nArchitecture: any\nDescription: a test\n",
+        "source/format": "3.0 (quilt)\n",
+        "patches/series": "".join(f"{patch}\n" for patch in patches or {}),
+        **{f"patches/{patch}": text for patch, text in (patches or {}).items()},
+    }.items():
+        file = tree / "debian" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(data)
+    words = ["dpkg-source", "-Zgzip", "--build", str(tree)]
+    subprocess.run(words, cwd=folder, check=True, capture_output=True)
+    return folder / f"{name}_{version.rpartition(':')[2]}.dsc"
 
 
 def library(folder: Path, source: str, *flags: str) -> bytes:

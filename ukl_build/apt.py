@@ -14,11 +14,32 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ukl_build import proc
+from ukl_build import packages, proc
+from ukl_build.cache import Say
 from ukl_build.errors import UklError
 
 NETWORK_VARIABLES = ("http_proxy", "https_proxy", "no_proxy")
 """What a program that downloads sees of the caller's environment."""
+
+HINT = "check the network and /etc/apt, or name a folder with the sources: linux_src=FOLDER"
+
+_SETTINGS = {
+    "Acquire::Languages": "none",
+    "Acquire::Retries": "3",
+    # A list that did not arrive must not pass for a package that does not exist.
+    "APT::Update::Error-Mode": "any",
+    # Whatever the machine's apt.conf says: without a signature there is nobody to trust.
+    "Acquire::AllowInsecureRepositories": "false",
+    "Acquire::AllowWeakRepositories": "false",
+    "Acquire::AllowDowngradeToInsecureRepositories": "false",
+    "APT::Get::AllowUnauthenticated": "false",
+    # As root apt would change to a user who cannot write to a private folder.
+    "APT::Sandbox::User": "root",
+}
+
+_NOT_FETCHED = re.compile(r"E: Failed to fetch \S+  (?P<why>.*)")
+_NOT_THERE = ("404 ", "File not found - ")
+"""What apt says where a place lacks a file: over HTTP, and on a disk."""
 
 _ONE_LINE = re.compile(r"^(?P<type>deb(?:-src)?)\s+(?:\[(?P<options>[^\]]*)\]\s+)?(?P<rest>.*)$")
 
@@ -33,11 +54,13 @@ class Source:
     signed_by: str | None = None
     """Path of a keyring, or fingerprints."""
 
-    @property
-    def line(self) -> str:
-        """The entry in the one-line format."""
+    def line(self, kind: str) -> str:
+        """Return the entry in the one-line format.
+
+        :param kind: ``deb`` or ``deb-src``.
+        """
         option = f"[signed-by={self.signed_by}] " if self.signed_by else ""
-        return f"deb {option}{self.uri} {self.suite} {' '.join(self.components)}"
+        return f"{kind} {option}{self.uri} {self.suite} {' '.join(self.components)}"
 
 
 def parse_list(text: str) -> list[Source]:
@@ -64,8 +87,7 @@ def parse_deb822(text: str) -> list[Source]:
     trusted keyrings, or apt refuses the place.
     """
     sources = []
-    for stanza in re.split(r"\n[ \t]*\n", text.replace("\r\n", "\n")):
-        fields = _fields(stanza)
+    for fields in stanzas(text):
         if "deb" not in fields.get("types", "").split():
             continue
         if fields.get("enabled", "yes").lower() in (
@@ -86,6 +108,15 @@ def parse_deb822(text: str) -> list[Source]:
             for suite in fields.get("suites", "").split()
         ]
     return sources
+
+
+def stanzas(text: str) -> list[dict[str, str]]:
+    """Parse the format of Debian's control files (deb822(5)); names of fields are in lower case.
+
+    What is no field, such as the frame of a signature, is left out.
+    """
+    parts = re.split(r"\n[ \t]*\n", text.replace("\r\n", "\n"))
+    return [fields for fields in map(_fields, parts) if fields]
 
 
 def _fields(stanza: str) -> dict[str, str]:
@@ -170,15 +201,113 @@ def download(
     :param log: what apt says; the update's log stands beside it with ``update-`` before its name.
     :raise UklError: ``apt-unusable`` without any source, ``tool-missing`` or ``tool-failed``.
     """
-    lines = [source.line for source in sources]
+    private = _updated("deb", folder, sources, log)
+    place = folder / "packages"
+    place.mkdir()
+    private.run("apt-get", "download", *names, cwd=place, log=log)
+    found = []
+    for name in names:
+        (package,) = place.glob(f"{name}_*.deb")
+        found.append(package)
+    return found
+
+
+def download_source(
+    name: str, folder: Path, sources: Iterable[Source], *, log: Path, say: Say
+) -> Path:
+    """Download the newest version of a source package that is there and return its .dsc.
+
+    The other files stand beside it.  A mirror may lack files of a version that its index has; the
+    next older one is taken then.  apt itself checks the signature of the index and the digests.
+
+    :param folder: as for :func:`download`.
+    :param log: as for :func:`download`.
+    :raise UklError: ``apt-unusable`` without a source that is Debian's, ``source-missing`` if
+        Debian has no such source package, ``tool-missing`` or ``tool-failed``.
+    """
+    private = _updated("deb-src", folder, sources, log)
+    # Preferences say what is installed, and source packages never are: pins do not count for them.
+    indexes = private.indexes()
+    for origin, index in indexes:
+        if origin != "Debian":
+            index.unlink()
+    if not any(origin == "Debian" for origin, _ in indexes):
+        raise UklError("apt-unusable", "none of this machine's apt sources is Debian's", hint=HINT)
+    found = private.source_versions(name)
+    if not found:
+        raise UklError(
+            "source-missing", f"Debian has no source package {name}", hint="correct its name"
+        )
+    versions = sorted(found, key=packages.order)
+    while True:
+        version = versions.pop()
+        place = folder / "packages" / version
+        place.mkdir(parents=True)
+        words = ("source", "--download-only", "--only-source", f"{name}={version}")
+        try:
+            private.run("apt-get", *words, cwd=place, log=log)
+            break
+        except UklError as error:
+            lacking = _lacking(log) if error.code == "tool-failed" else []
+            if not lacking or not versions:
+                raise
+            say(
+                f"warning: {name} {version} is in Debian's index but not on the mirror, so the"
+                f" older {versions[-1]} is taken; {'; '.join(lacking)}"
+            )
+    (dsc,) = place.glob("*.dsc")
+    return dsc
+
+
+def _lacking(log: Path) -> list[str]:
+    """Return what apt says of files that a place lacks; nothing if it failed otherwise as well."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    faults = [fault for fault in map(_NOT_FETCHED.fullmatch, lines) if fault]
+    if not all(fault["why"].startswith(_NOT_THERE) for fault in faults):
+        return []
+    return [fault[0] for fault in faults]
+
+
+@dataclass(frozen=True)
+class _Private:
+    """A state of apt's own in a folder, with the lists of some places."""
+
+    options: tuple[str, ...]
+
+    def run(
+        self, program: str, *words: str, cwd: Path | None = None, log: Path | None = None
+    ) -> str:
+        """Run one of apt's programs and return what it says, unless that goes to a log."""
+        argv = [program, *self.options, "--quiet", *words]
+        return proc.run(argv, cwd=cwd, env=network_env(), log=log, hint=HINT).stdout
+
+    def indexes(self) -> list[tuple[str, Path]]:
+        """Return the lists of source packages, each behind the origin that its Release states."""
+        said = self.run(
+            "apt-get", "indextargets", "--format", "$(ORIGIN)\t$(FILENAME)", "Created-By: Sources"
+        )
+        rows = [line.partition("\t") for line in said.splitlines()]
+        return [(origin, Path(file)) for origin, _, file in rows]
+
+    def source_versions(self, name: str) -> set[str]:
+        """Return the versions of a source package."""
+        said = self.run("apt-cache", "showsrc", "--only-source", name)
+        return {fields["version"] for fields in stanzas(said)}
+
+
+def _updated(kind: str, folder: Path, sources: Iterable[Source], log: Path) -> _Private:
+    """Fetch the lists of places.
+
+    :param kind: ``deb`` or ``deb-src``.
+    """
+    lines = [source.line(kind) for source in sources]
     if not lines:
         raise UklError(
             "apt-unusable",
             "none of this machine's apt sources belongs to the Debian release that runs here",
             hint="add Debian to /etc/apt, or name a folder with the sources: linux_src=FOLDER",
         )
-    state, packages = folder / "state", folder / "packages"
-    for path in (state / "lists" / "partial", folder / "cache" / "archives" / "partial", packages):
+    for path in (folder / "state" / "lists" / "partial", folder / "cache" / "archives" / "partial"):
         path.mkdir(parents=True)
     (folder / "sources.list").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / "status").touch()
@@ -189,39 +318,16 @@ def download(
         encoding="utf-8",
     )
     settings = {
-        "Dir::State": state,
+        **_SETTINGS,
+        "Dir::State": folder / "state",
         "Dir::State::status": folder / "status",
         "Dir::Cache": folder / "cache",
         "Dir::Etc::sourcelist": folder / "sources.list",
         "Dir::Etc::sourceparts": "/dev/null",
         "Dir::Etc::preferences": folder / "preferences",
         "Dir::Etc::preferencesparts": "/dev/null",
-        "Acquire::Languages": "none",
-        "Acquire::Retries": "3",
-        # A list that did not arrive must not pass for a package that does not exist.
-        "APT::Update::Error-Mode": "any",
-        # Whatever the machine's apt.conf says: without a signature there is nobody to trust.
-        "Acquire::AllowInsecureRepositories": "false",
-        "Acquire::AllowWeakRepositories": "false",
-        "Acquire::AllowDowngradeToInsecureRepositories": "false",
-        "APT::Get::AllowUnauthenticated": "false",
-        # As root apt would change to a user who cannot write to a private folder.
-        "APT::Sandbox::User": "root",
     }
     options = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
-    hint = "check the network and /etc/apt, or name a folder with the sources: linux_src=FOLDER"
-    env = network_env()
-    update_log = log.with_name(f"update-{log.name}")
-    proc.run(["apt-get", *options, "--quiet", "update"], env=env, log=update_log, hint=hint)
-    proc.run(
-        ["apt-get", *options, "--quiet", "download", *names],
-        cwd=packages,
-        env=env,
-        log=log,
-        hint=hint,
-    )
-    found = []
-    for name in names:
-        (package,) = packages.glob(f"{name}_*.deb")
-        found.append(package)
-    return found
+    private = _Private(tuple(options))
+    private.run("apt-get", "update", log=log.with_name(f"update-{log.name}"))
+    return private

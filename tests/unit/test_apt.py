@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from ukl_build import apt, proc
+from tests.debs import source_package
+from ukl_build import apt, files, proc
 from ukl_build.errors import UklError
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -61,7 +63,7 @@ def test_the_one_line_format_is_understood() -> None:
 
 def test_an_option_that_switches_signatures_off_is_not_taken_over() -> None:
     (source,) = apt.parse_list("deb [trusted=yes] http://one.example/debian bookworm main")
-    assert source.line == "deb http://one.example/debian bookworm main"
+    assert source.line("deb") == "deb http://one.example/debian bookworm main"
 
 
 def test_the_deb822_format_is_understood() -> None:
@@ -106,9 +108,28 @@ def test_another_distribution_is_refused(tmp_path: Path) -> None:
     assert apt.codename(path) == "bookworm"
 
 
-def test_downloading_without_any_source_is_refused(tmp_path: Path) -> None:
+Download = Callable[[Path, Sequence[apt.Source]], object]
+
+
+def binary(root: Path, places: Sequence[apt.Source]) -> list[Path]:
+    """Download a package with a state in a new folder."""
+    folder = root / "apt"
+    folder.mkdir()
+    return apt.download(["hello"], folder, places, log=root / "apt.log")
+
+
+def source(root: Path, places: Sequence[apt.Source], said: list[str] | None = None) -> Path:
+    """Download a source package with a state in a new folder."""
+    folder = root / "apt"
+    folder.mkdir()
+    say = (said if said is not None else []).append
+    return apt.download_source("hello", folder, places, log=root / "apt.log", say=say)
+
+
+@pytest.mark.parametrize("download", [binary, source])
+def test_downloading_without_any_source_is_refused(tmp_path: Path, download: Download) -> None:
     with pytest.raises(UklError) as caught:
-        apt.download(["hello"], tmp_path / "apt", [], log=tmp_path / "log")
+        download(tmp_path, [])
     assert caught.value.code == "apt-unusable"
 
 
@@ -120,23 +141,133 @@ def test_a_program_that_downloads_sees_proxies_and_nothing_else() -> None:
     assert env["PATH"] != "/tmp"
 
 
+# --- With the machine's real apt, and repositories on disk --------------------------------------
+
+
+class Trusted(apt.Source):
+    """A place without a signature that is believed, as :func:`apt.parse_list` never says."""
+
+    def line(self, kind: str) -> str:
+        """Return the entry with the option."""
+        return super().line(kind).replace(kind, f"{kind} [trusted=yes]", 1)
+
+
+def repository(folder: Path, *versions: str, origin: str = "Debian", name: str = "hello") -> Path:
+    """Make a repository of versions of a source package that nobody signed."""
+    index = folder / "dists" / "bookworm" / "main" / "source" / "Sources"
+    index.parent.mkdir(parents=True)
+    (folder / "pool").mkdir()
+    stanzas = []
+    for version in versions:
+        dsc = source_package(folder / "pool", name, version, {"a.c": f"int {origin};\n"})
+        whole = f" {files.sha256(dsc)} {dsc.stat().st_size} {dsc.name}\n"
+        head, _, rest = dsc.read_text().partition("Checksums-Sha1:\n")
+        _, mark, sums = rest.partition("Checksums-Sha256:\n")
+        head = head.replace("Source: ", "Package: ")
+        stanzas.append(f"{head}Directory: pool\n{mark}{whole}{sums.partition('Files:')[0]}")
+    index.write_text("\n".join(stanzas))
+    digest = f"{files.sha256(index)} {index.stat().st_size} main/source/Sources"
+    (folder / "dists" / "bookworm" / "Release").write_text(
+        f"Origin: {origin}\nSuite: bookworm\nDate: Sun, 01 Jan 2023 00:00:00 UTC\n"
+        f"SHA256:\n {digest}\n"
+    )
+    return folder
+
+
+def trusted(folder: Path) -> apt.Source:
+    return Trusted(folder.as_uri(), "bookworm", ("main",))
+
+
+@pytest.mark.parametrize("download", [binary, source])
 @pytest.mark.parametrize("conf", ["", 'Acquire::AllowInsecureRepositories "true";'])
 def test_a_repository_without_a_signature_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, conf: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, conf: str, download: Download
 ) -> None:
-    """With the machine's real apt and a repository on disk that nobody signed."""
     (tmp_path / "apt.conf").write_text(conf)
     env = {**proc.BASE_ENV, "APT_CONFIG": str(tmp_path / "apt.conf")}
     monkeypatch.setattr(apt, "network_env", lambda: env)
-    repository = tmp_path / "repository"
-    index = repository / "dists" / "bookworm" / "main" / "binary-amd64"
-    index.mkdir(parents=True)
-    (index / "Packages").write_text("Package: hello\nVersion: 1\nArchitecture: all\n")
-    (repository / "dists" / "bookworm" / "Release").write_text("Origin: Debian\nSuite: bookworm\n")
-    place = apt.Source(repository.as_uri(), "bookworm", ("main",))
-    folder = tmp_path / "apt"
-    folder.mkdir()
+    place = repository(tmp_path / "repository", "1.0-1")
     with pytest.raises(UklError) as caught:
-        apt.download(["hello"], folder, [place], log=tmp_path / "apt.log")
+        download(tmp_path, [apt.Source(place.as_uri(), "bookworm", ("main",))])
     assert caught.value.code == "tool-failed"
     assert "not signed" in caught.value.detail
+
+
+def test_the_newest_version_of_a_source_package_is_taken_with_all_its_files(
+    tmp_path: Path,
+) -> None:
+    """By Debian's order, not that of the letters."""
+    versions = ("1:1.0-1+deb12u9", "1:1.0-1+deb12u10", "1:1.0~rc1-1")
+    said: list[str] = []
+    found = source(tmp_path, [trusted(repository(tmp_path / "debian", *versions))], said)
+    assert {path.name for path in found.parent.iterdir()} == {
+        "hello_1.0-1+deb12u10.dsc",
+        "hello_1.0-1+deb12u10.debian.tar.gz",
+        "hello_1.0.orig.tar.gz",
+    }
+    assert found.name == "hello_1.0-1+deb12u10.dsc"
+    assert said == []
+
+
+def test_only_an_index_of_debian_counts_for_source_packages(tmp_path: Path) -> None:
+    """Neither the newer version that another has, nor its files under the same version."""
+    debian = repository(tmp_path / "debian", "1.0-1")
+    other = repository(tmp_path / "other", "1.0-1", "2.0-1", origin="Other")
+    found = source(tmp_path, [trusted(other), trusted(debian)])
+    assert found.read_bytes() == (debian / "pool" / "hello_1.0-1.dsc").read_bytes()
+    assert found.read_bytes() != (other / "pool" / "hello_1.0-1.dsc").read_bytes()
+
+
+def test_a_source_package_that_only_others_have_is_not_debians(tmp_path: Path) -> None:
+    other = repository(tmp_path / "other", "1.0-1", origin="Other")
+    debian = repository(tmp_path / "debian", "1.0-1", name="other")
+    for name, places, code in (
+        ("alone", [other], "apt-unusable"),
+        ("beside", [other, debian], "source-missing"),
+    ):
+        (tmp_path / name).mkdir()
+        with pytest.raises(UklError) as caught:
+            source(tmp_path / name, [trusted(place) for place in places])
+        assert caught.value.code == code
+
+
+def test_an_older_version_is_taken_with_a_warning_where_the_mirror_lacks_files(
+    tmp_path: Path,
+) -> None:
+    place = repository(tmp_path / "debian", "1.0-1", "1.0-2", "1.0-3")
+    (place / "pool" / "hello_1.0-3.debian.tar.gz").unlink()
+    (place / "pool" / "hello_1.0-2.dsc").unlink()
+    said: list[str] = []
+    assert source(tmp_path, [trusted(place)], said).name == "hello_1.0-1.dsc"
+    for line, (newer, older, lacking) in zip(
+        said,
+        [("1.0-3", "1.0-2", "1.0-3.debian.tar.gz"), ("1.0-2", "1.0-1", "1.0-2.dsc")],
+        strict=True,
+    ):
+        assert line.startswith(f"warning: hello {newer} is in Debian's index but not on the mirror")
+        assert f"the older {older} is taken" in line
+        assert f"hello_{lacking}" in line
+
+
+def test_a_mirror_that_lacks_files_of_all_versions_is_an_error(tmp_path: Path) -> None:
+    place = repository(tmp_path / "debian", "1.0-1", "1.0-2")
+    for path in (place / "pool").glob("*.debian.tar.gz"):
+        path.unlink()
+    with pytest.raises(UklError) as caught:
+        source(tmp_path, [trusted(place)])
+    assert caught.value.code == "tool-failed"
+    assert "hello_1.0-1.debian.tar.gz" in caught.value.detail
+
+
+def test_a_file_that_is_not_the_one_of_the_index_is_an_error_and_not_a_reason_for_an_older_one(
+    tmp_path: Path,
+) -> None:
+    place = repository(tmp_path / "debian", "1.0-1", "1.0-2")
+    file = place / "pool" / "hello_1.0-2.debian.tar.gz"
+    file.write_bytes(bytes(file.stat().st_size))
+    said: list[str] = []
+    with pytest.raises(UklError) as caught:
+        source(tmp_path, [trusted(place)], said)
+    assert caught.value.code == "tool-failed"
+    assert "Hash Sum mismatch" in caught.value.detail
+    assert said == []
