@@ -71,8 +71,18 @@ class Layout:
         return self.folder / "UKL.a"
 
     @property
+    def source(self) -> Path:
+        """Link to the application's sources, where they are a Debian source package."""
+        return self.folder / "source"
+
+    @property
+    def source_record(self) -> Path:
+        """Which package and which tree these are."""
+        return self.folder / "source.manifest.json"
+
+    @property
     def sources(self) -> Path:
-        """Which tree is built."""
+        """Which tree is built as the kernel."""
         return self.folder / "sources.manifest.json"
 
     @property

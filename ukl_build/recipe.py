@@ -91,11 +91,25 @@ class SourcesRecipe(Model):
         return f"{self.series}.y" if self.kind is Kind.LINUX else self.series
 
 
-class FolderSource(Model):
-    """Sources that are part of this project."""
+class Source(Model):
+    """Where an application's sources are from: a folder of this project, or Debian."""
 
-    folder: RelativePath
+    folder: RelativePath | None = None
     """Relative to the project's root."""
+    debian: PackageName | None = None
+    """Debian source package; its patches are applied."""
+    tested: str | None = None
+    """Version of the package that was tested last; another one is a warning."""
+
+    @model_validator(mode="after")
+    def _is_from_one_place(self) -> Source:
+        if (self.folder is None) == (self.debian is None):
+            raise ValueError("names either a folder or a Debian source package")
+        if self.debian is not None and self.tested is None:
+            raise ValueError("tested is missing, the version of the package that was tested last")
+        if self.folder is not None and self.tested is not None:
+            raise ValueError("tested is the version of a package, which a folder does not have")
+        return self
 
 
 class PlainBuild(Model):
@@ -103,6 +117,7 @@ class PlainBuild(Model):
 
     system: Literal["plain"]
     sources: tuple[RelativePath, ...] = Field(min_length=1)
+    """Relative to the folder, or to the package's tree."""
     cflags: tuple[str, ...] = ()
     """For C and for assembler files that are preprocessed (.S)."""
     cxxflags: tuple[str, ...] = ()
@@ -181,7 +196,7 @@ class AppRecipe(Model):
     summary: str
     licence: str
     """SPDX expression."""
-    source: FolderSource
+    source: Source
     build: PlainBuild
     debian: tuple[DebianArchives, ...] = ()
     """Packages that are linked, in the order of the link."""

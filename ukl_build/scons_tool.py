@@ -35,7 +35,18 @@ from ukl_build.errors import UklError
 from ukl_build.image import Init
 from ukl_build.model import nearest
 from ukl_build.progress import Reporter
-from ukl_build.stages import archive, debian, image, kconfig, libc, lint, linux, sources, userspace
+from ukl_build.stages import (
+    archive,
+    debian,
+    dsc,
+    image,
+    kconfig,
+    libc,
+    lint,
+    linux,
+    sources,
+    userspace,
+)
 
 # --- What can be asked for ----------------------------------------------------------------------
 
@@ -62,6 +73,11 @@ def variables(apps: Sequence[str]) -> list[Variable]:
         Variable("app", "application to build", values=tuple(apps)),
         *_source_variables(recipe.Kind.LINUX, "Linux", "6.1.192"),
         *_source_variables(recipe.Kind.GLIBC, "the C library", "2.36"),
+        Variable(
+            "app_src",
+            "folder with the Debian source package (.dsc and what it lists) that the application"
+            " is, or an unpacked tree",
+        ),
         Variable("debs", "folder with the Debian packages (.deb) that the recipe links"),
         Variable("fragments", "more fragments of kconfig/, separated by commas"),
         Variable("init", "process 1 in place of the recipe's", values=inits),
@@ -257,6 +273,8 @@ class Job:
     app: recipe.AppRecipe
     linux: Origin
     glibc: Origin
+    app_src: Path | None
+    """Folder with the Debian source package that the application is, or its tree."""
     debs: Path | None
     """Folder with the Debian packages that the recipe links."""
     fragments: tuple[Path, ...]
@@ -279,6 +297,12 @@ class Build:
         if values["init"]:
             guest = found.guest.model_copy(update={"init": Init(values["init"])})
             found = found.model_copy(update={"guest": guest})
+        if values["app_src"] and found.source.debian is None:
+            raise UklError(
+                "variable-invalid",
+                f"app_src has no effect: {found.name} is built from {found.source.folder}",
+                hint="leave it out; it is for applications that are a Debian source package",
+            )
         build = root / values["build"]
         cache = Cache.default()
         extra = tuple(name for name in values["fragments"].split(",") if name)
@@ -289,6 +313,7 @@ class Build:
             app=found,
             linux=Origin.of(root, recipe.Kind.LINUX, values),
             glibc=Origin.of(root, recipe.Kind.GLIBC, values),
+            app_src=Path(values["app_src"]).resolve() if values["app_src"] else None,
             debs=Path(values["debs"]).resolve() if values["debs"] else None,
             fragments=fragment_files(root / "kconfig", plan.fragments(found, extra)),
             cache=cache,
@@ -322,7 +347,7 @@ class Build:
         libraries = self._packages()
         if job.app.build.cxx:
             libraries.append(_value(toolchain.version_line(toolchain.CXX)))
-        objects = self._objects([compiler, *libraries])
+        objects = self._objects([compiler, *libraries], self._source())
         if job.app.build.libc:
             libraries += self._sources("libc", layout.libc, job.glibc, compiler)
         tables = _files(job.root / "linker", "*.toml")
@@ -360,6 +385,18 @@ class Build:
             action = scons.Action(function, cmdstr=f"{name} {job.app.name}")
             self.env.AlwaysBuild(self.env.Alias(name, needs, action))
 
+    def _source(self) -> list[Any]:
+        """Declare the application's sources, and return which they are."""
+        job = self.job
+        if job.app.source.debian is None:
+            return []
+        folder = job.app_src
+        state = ""
+        if folder is not None:
+            state = files.stat_digest(folder) if dsc.is_tree(folder) else _folder_state(folder)
+        inputs = [job.app.source.model_dump(), str(job.cache.root), str(folder), state]
+        return self._fetched("source", job.layout.source_record, [_value(inputs)])
+
     def _packages(self) -> list[Any]:
         """Declare the Debian packages, and return what they are and what is taken of them."""
         job = self.job
@@ -371,10 +408,18 @@ class Build:
         state = _value([str(job.cache.root), *folder])
         return [*self._fetched("debian", job.layout.debian_record, [wanted, state]), wanted]
 
-    def _objects(self, needs: Sequence[Any]) -> list[Any]:
+    def _objects(self, needs: Sequence[Any], source: Sequence[Any]) -> list[Any]:
+        """Declare the application's objects.
+
+        :param source: which sources they are made of, if these are not in this project.
+        """
         job = self.job
         build = job.app.build
-        folder = job.root / job.app.source.folder
+        if job.app.source.folder is not None:
+            folder = job.root / job.app.source.folder
+        else:
+            folder = job.layout.source
+            self._unpacked([folder / name for name in build.sources], source)
         headers = packages.include_flags(
             job.app.debian, os.path.relpath(job.layout.debian, job.root)
         )
@@ -389,8 +434,17 @@ class Build:
             for node in self.env.Object(str(job.layout.objects / f"{name}.o"), str(folder / name))
         ]
         # SCons looks for headers neither in the packages nor in the compiler's own folders.
-        self.env.Depends(nodes, needs)
+        self.env.Depends(nodes, [*needs, *source])
         return nodes
+
+    def _unpacked(self, paths: Sequence[Path], source: Sequence[Any]) -> None:
+        """Declare files that are there once their tree is; they are the cache's, not ours."""
+        if scons.GetOption("clean"):
+            return  # nobody's targets, so that they stay
+        for path in paths:
+            nodes = self.env.Command(str(path), source, scons.Action(_is_in_tree, cmdstr=None))
+            self.env.Precious(nodes)
+            self.env.NoCache(nodes)
 
     def _database(self) -> Any:
         path = self.job.layout.folder / "compile_commands.json"
@@ -536,7 +590,12 @@ def _stage(target: Any, source: Any, env: Any) -> int:
     try:
         with job.reporter.stage(name, str(target[0])):
             STAGES[name](job)
-        if name not in ("sources", "libc", "debian"):  # whose only output is their manifest
+        if name not in (
+            "sources",
+            "libc",
+            "debian",
+            "source",
+        ):  # whose only output is their manifest
             _record(job, name, target, source)
     except UklError as error:
         print(error, file=sys.stderr)
@@ -587,6 +646,40 @@ def _debian(job: Job) -> None:
     made = debian.prepare(wanted, job.debs, job.cache, logs=layout.logs, say=job.reporter.say)
     record = layout.debian_record
     debian.publish(made, layout.debian, record, repeat=job.repeat(record))
+
+
+def _source(job: Job) -> None:
+    layout, source = job.layout, job.app.source
+    assert source.debian is not None and source.tested is not None  # or it is not declared
+    tree = dsc.prepare(
+        source.debian,
+        source.tested,
+        job.app_src,
+        job.cache,
+        logs=layout.logs,
+        say=job.reporter.say,
+    )
+    job.reporter.say(f"{tree.package} {tree.version} from {tree.origin}")
+    record = layout.source_record
+    dsc.publish(tree, layout.source, record, repeat=job.repeat(record))
+
+
+def _is_in_tree(target: Any, source: Any, env: Any) -> int:
+    """See that a file that the recipe names is in the tree."""
+    job: Job = env["UKL"]
+    path = Path(target[0].abspath)
+    if path.is_file():
+        return 0
+    tree = job.layout.source
+    name = str(path.relative_to(tree))
+    there = sorted(str(one.relative_to(tree)) for one in tree.rglob(f"*{path.suffix}"))
+    error = UklError(
+        "source-missing",
+        f"the source package {job.app.source.debian} has no file {name}{nearest(name, there)}",
+        hint="correct the recipe's build.sources",
+    )
+    print(error, file=sys.stderr)
+    return error.exit_status
 
 
 def _parts(job: Job) -> tuple[list[Path], libc.Parts]:
@@ -699,6 +792,7 @@ def _image(job: Job) -> None:
 
 
 STAGES: Mapping[str, Callable[[Job], None]] = {
+    "source": _source,
     "debian": _debian,
     "libc": _libc,
     "lint": _lint,
@@ -712,6 +806,7 @@ STAGES: Mapping[str, Callable[[Job], None]] = {
 }
 
 CODE: Mapping[str, tuple[str, ...]] = {
+    "source": ("stages/dsc.py", "packages.py", "apt.py"),
     "debian": ("stages/debian.py", "packages.py", "apt.py"),
     "libc": ("stages/sources.py", "stages/libc.py", "packages.py", "apt.py", "toolchain.py"),
     "lint": (
