@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.project import ROOT
-from ukl_build import apt, proc, recipe
+from ukl_build import apt, packages, proc, recipe
+from ukl_build.cache import Cache
+from ukl_build.stages import dsc
 
 pytestmark = pytest.mark.long
 
@@ -42,3 +44,24 @@ def test_packages_come_from_debian_without_root(tmp_path: Path) -> None:
         listed = proc.run(["dpkg-deb", "--contents", deb]).stdout
         assert f"./{file}" in listed
         assert proc.run(["dpkg-deb", "--field", deb, "Package"]).stdout.strip() == package
+
+
+def test_a_source_package_comes_from_debian_without_root(tmp_path: Path) -> None:
+    """Its patches are applied, and a second time nothing is asked."""
+    cache = Cache(tmp_path / "cache")
+    said: list[str] = []
+
+    def prepare() -> dsc.Tree:
+        return dsc.prepare(
+            "memcached", "1.6.18-1", None, cache, logs=tmp_path / "logs", say=said.append
+        )
+
+    tree = prepare()
+    assert sorted([tree.version, "1.6"], key=packages.order)[0] == "1.6"
+    assert (tree.path / "memcached.c").is_file()
+    series = (tree.path / "debian" / "patches" / "series").read_text().split()
+    assert (tree.path / ".pc" / "applied-patches").read_text().split() == series != []
+    asked = [line for line in said if line.startswith("downloading")]
+    shutil.rmtree(cache.trees)
+    assert prepare() == tree
+    assert [line for line in said if line.startswith("downloading")] == asked != []
