@@ -76,6 +76,13 @@ def test_a_source_package_becomes_an_image_and_is_recorded(packaged: Project) ->
     assert state(packaged) == before
 
 
+def test_dry_run_says_what_would_be_done_and_does_nothing(packaged: Project) -> None:
+    said = build(packaged, "-n")
+    assert said.index("[source] build/hello/source.manifest.json") < said.index("use.c.o")
+    assert not (packaged.root / "build").exists()
+    assert not packaged.cache.exists()
+
+
 def test_another_version_is_compiled_and_linked(packaged: Project) -> None:
     build(packaged)
     before = (packaged.out / "UKL.a").read_bytes()

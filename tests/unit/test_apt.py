@@ -231,6 +231,15 @@ def test_a_source_package_that_only_others_have_is_not_debians(tmp_path: Path) -
         assert caught.value.code == code
 
 
+def test_a_place_without_source_packages_is_no_hindrance(tmp_path: Path) -> None:
+    """Such as one beside Debian's with a suite of the same name."""
+    other = repository(tmp_path / "other", origin="Other")
+    release = other / "dists" / "bookworm" / "Release"
+    release.write_text(release.read_text().replace("source/Sources", "binary-amd64/Packages"))
+    debian = repository(tmp_path / "debian", "1.0-1")
+    assert source(tmp_path, [trusted(other), trusted(debian)]).name == "hello_1.0-1.dsc"
+
+
 def test_an_older_version_is_taken_with_a_warning_where_the_mirror_lacks_files(
     tmp_path: Path,
 ) -> None:

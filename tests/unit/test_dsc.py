@@ -290,6 +290,7 @@ def test_a_wrong_file_is_refused_by_name_with_both_digests(
     [
         ("Checksums-Sha256:", "Checksums-Sha257:"),
         ("Version: ", "Veersion: "),
+        ("Version: 1:", "Version: ../"),
         ("answer_2.0.orig.tar.gz", "../answer_2.0.orig.tar.gz"),
         (" answer_2.0.orig.tar.gz", ""),
         ("Format: ", "\0"),

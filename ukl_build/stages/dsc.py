@@ -11,6 +11,7 @@ user names is copied instead.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,10 @@ FORMAT = "1"
 
 PARTS = ("*.dsc", "*.orig.tar.*", "*.debian.tar.*", "*.diff.gz")
 """Names of a source package's files; a folder without any of them is an unpacked tree."""
+
+
+_VERSION = re.compile(r"[A-Za-z0-9.+~:-]+")
+"""deb-version(7); it becomes part of a file's name."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +141,8 @@ def _in_cache(package: str, tested: str, cache: Cache, say: Say) -> _Package | N
     while there := packages.cached(index, name, tested=tested, cache=cache, say=say):
         dsc, version = there
         found = {
-            name: Found(cache.download(digest, name), digest, dsc.origin)
-            for name, digest in _parse(package, dsc)[1].items()
+            part: Found(cache.download(digest, part), digest, dsc.origin)
+            for part, digest in _parse(package, dsc)[1].items()
         }
         for one in found.values():
             if one.file.is_file() and files.sha256(one.file) != one.sha256:
@@ -207,7 +212,7 @@ def _parse(package: str, dsc: Found) -> tuple[str, dict[str, str]]:
         rows = [row.split() for row in fields.get("checksums-sha256", "").split("\n") if row]
         # Names are of files beside it, not of any others.
         whole = all(len(row) == 3 and Path(row[2]).name == row[2] for row in rows)
-        if not rows or not whole or "version" not in fields:
+        if not rows or not whole or not _VERSION.fullmatch(fields.get("version", "")):
             continue
         if fields.get("source") != package:
             raise UklError(
