@@ -91,6 +91,10 @@ class Image(Model):
     init: Init = Init.RING3
     app: App
     disks: tuple[Disk, ...] = ()
+    licences: dict[str, str] = Field(default_factory=dict)
+    """SPDX expression of each part of the one work that the kernel is, by the part's name."""
+    redistributable: bool = False
+    """Whether these licences let the image be handed on."""
 
 
 def load(path: Path) -> Image:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from ukl_build.errors import UklError
 
@@ -44,9 +45,7 @@ def parse_json(model: type[M], text: str | bytes, *, where: Path, code: str) -> 
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
-        lines = [
-            _describe(model, item["loc"], item["type"], item["msg"]) for item in error.errors()
-        ]
+        lines = [_describe(model, item) for item in error.errors()]
         raise UklError(
             code,
             f"{where}: {lines[0]}",
@@ -76,10 +75,28 @@ def parse_toml(model: type[M], path: Path, *, code: str) -> M:
     return parse_json(model, text, where=path, code=code)
 
 
-def _describe(model: type[BaseModel], loc: Sequence[int | str], kind: str, message: str) -> str:
+def _without_tags(model: type[BaseModel], loc: Sequence[int | str]) -> tuple[int | str, ...]:
+    """Return a place without the tags of discriminated unions, which are no keys of the file."""
+    if not loc or (field := model.model_fields.get(str(loc[0]))) is None:
+        return tuple(loc)
+    rest = loc[2:] if field.discriminator is not None else loc[1:]
+    inner = field.annotation
+    if isinstance(inner, type) and issubclass(inner, BaseModel):
+        rest = _without_tags(inner, rest)
+    return (loc[0], *rest)
+
+
+def _describe(model: type[BaseModel], error: ErrorDetails) -> str:
+    loc = _without_tags(model, error["loc"])
     key = ".".join(str(part) for part in loc)
-    if kind == "extra_forbidden":
-        return f"unknown key {key!r}{nearest(str(loc[-1]), _keys_at(model, loc[:-1]))}"
+    message = error["msg"]
+    match error["type"]:
+        case "extra_forbidden":
+            return f"unknown key {key!r}{nearest(str(loc[-1]), _keys_at(model, loc[:-1]))}"
+        case "union_tag_invalid":
+            context = error["ctx"]
+            key += "." + context["discriminator"].strip("'")
+            message = f"{context['tag']!r} is none of {context['expected_tags']}"
     return f"{key}: {message}" if key else message
 
 

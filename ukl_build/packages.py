@@ -184,6 +184,12 @@ def include_flags(wanted: Sequence[DebianArchives], place: str) -> list[str]:
     ]
 
 
+def library_folders(wanted: Sequence[DebianArchives], place: Path) -> list[Path]:
+    """Return the folders of published packages that archives may be in."""
+    folders = [place / one.package / name for one in wanted for name in LIBRARIES]
+    return [folder for folder in folders if folder.is_dir()]
+
+
 def archives(wanted: Sequence[DebianArchives], place: Path) -> list[Path]:
     """Return the archives of published packages, in the order of the recipe.
 

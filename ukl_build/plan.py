@@ -6,14 +6,16 @@ Pure functions and frozen data; nothing here reads or writes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ukl_build import licence, toolchain
 from ukl_build.cmdline import quote, quote_args
 from ukl_build.errors import UklError
 from ukl_build.image import Image, Init
 from ukl_build.initconf import InitConf
-from ukl_build.recipe import AppRecipe
+from ukl_build.recipe import AppRecipe, SourcesRecipe
 
 FRAGMENTS = ("base", "hardening", "console", "userspace", "net")
 """In every image, before those that a recipe needs."""
@@ -54,6 +56,21 @@ class Layout:
     def objects(self) -> Path:
         """The application's own objects."""
         return self.folder / "objects"
+
+    @property
+    def native(self) -> Path:
+        """Where the application's own makefiles work."""
+        return self.folder / "native"
+
+    @property
+    def program(self) -> Path:
+        """What they link: an ordinary static program."""
+        return self.folder / f"{self.app}.static"
+
+    @property
+    def program_record(self) -> Path:
+        """What that is linked from."""
+        return self.folder / "program.json"
 
     @property
     def lint(self) -> Path:
@@ -195,10 +212,19 @@ def init_conf(recipe: AppRecipe) -> InitConf:
     return replace(conf, env={**conf.env, **guest.env})
 
 
-def image(recipe: AppRecipe, kernel: str) -> Image:
+def licences(recipe: AppRecipe, linux: SourcesRecipe, glibc: SourcesRecipe) -> dict[str, str]:
+    """Return the licence of each part of the one work that an image's kernel is."""
+    parts = {linux.name: linux.licence, recipe.name: recipe.licence}
+    if recipe.build.libc:
+        parts |= {glibc.name: glibc.licence, toolchain.CC: licence.RUNTIME}
+    return parts | {one.package: one.licence for one in recipe.debian}
+
+
+def image(recipe: AppRecipe, kernel: str, licences: Mapping[str, str]) -> Image:
     """Return the description of an image.
 
     :param kernel: the bootable file, relative to the description.
+    :param licences: of its parts, see :func:`licences`.
     :raise UklError: ``recipe-invalid``.
     """
     guest = recipe.guest
@@ -212,4 +238,6 @@ def image(recipe: AppRecipe, kernel: str) -> Image:
         smoke=guest.smoke,
         init=guest.init,
         app=recipe.app,
+        licences=dict(licences),
+        redistributable=not licence.obstacles(licences),
     )

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
+from ukl_build import licence
 from ukl_build.errors import UklError
 from ukl_build.image import App, Init, Port, Protocol, Smoke
 from ukl_build.model import Model, nearest, parse_toml
@@ -23,17 +24,27 @@ CXX_SUFFIXES = (".cc", ".cpp", ".cxx", ".c++", ".C")
 """Names of C++ sources end so, as g++ knows them."""
 
 
-def _inside(text: str) -> str:
+def _folder(text: str) -> str:
     path = PurePosixPath(text)
-    if path.is_absolute() or ".." in path.parts or not path.parts:
+    if path.is_absolute() or ".." in path.parts or not text:
         raise ValueError("must be a relative path that stays inside its folder")
     return text
 
 
-RelativePath = Annotated[str, AfterValidator(_inside)]
+def _file(text: str) -> str:
+    if not PurePosixPath(text).parts:
+        raise ValueError("must name something inside its folder")
+    return _folder(text)
+
+
+RelativePath = Annotated[str, AfterValidator(_file)]
+RelativeFolder = Annotated[str, AfterValidator(_folder)]
+"""May be "." itself."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
 PackageName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
+Licence = Annotated[str, AfterValidator(licence.checked)]
+"""An SPDX expression."""
 
 
 class Kind(StrEnum):
@@ -78,8 +89,7 @@ class SourcesRecipe(Model):
     kind: Literal[Kind.LINUX, Kind.GLIBC]
     name: Name
     summary: str
-    licence: str
-    """SPDX expression."""
+    licence: Licence
     series: str = Field(pattern=r"^\d+\.\d+$")
     """Accepted series: the version ``series`` and every ``series.y``."""
     debian: DebianPlace
@@ -94,8 +104,8 @@ class SourcesRecipe(Model):
 class Source(Model):
     """Where an application's sources are from: a folder of this project, or Debian."""
 
-    folder: RelativePath | None = None
-    """Relative to the project's root."""
+    folder: RelativeFolder | None = None
+    """Relative to the project's root; in a recipe of somebody's own, to the recipe's folder."""
     debian: PackageName | None = None
     """Debian source package; its patches are applied."""
     tested: str | None = None
@@ -131,12 +141,34 @@ class PlainBuild(Model):
         return any(PurePosixPath(name).suffix in CXX_SUFFIXES for name in self.sources)
 
 
+class NativeBuild(Model):
+    """The project's own build, with the compiler's flags added; how it links is recorded."""
+
+    system: Literal["make", "configure", "cmake"]
+    """What is run: make; a script named configure, or CMake, and then make."""
+    program: RelativePath
+    """The program that is wanted, where the build links it; relative to the folder."""
+    folder: RelativeFolder = "."
+    """Where the build is started; relative to the sources."""
+    configure: tuple[str, ...] = ()
+    """Words for configure or CMake."""
+    make: tuple[str, ...] = ()
+    """Words for make: targets and variables."""
+
+    @property
+    def libc(self) -> bool:
+        """Whether the C library is linked: always."""
+        return True
+
+
 class DebianArchives(Model):
     """Static archives of a Debian package, linked as they are, and its headers."""
 
     package: PackageName
     tested: str
     """Version of the package that was tested last; another one is a warning."""
+    licence: Licence
+    """Of what is taken; see the package's /usr/share/doc/PACKAGE/copyright."""
     archives: tuple[RelativePath, ...] = ()
     """Such as ``libz.a``, in the order of the link; below the package's folder of libraries."""
     headers: tuple[RelativePath, ...] = ()
@@ -194,10 +226,9 @@ class AppRecipe(Model):
     kind: Literal[Kind.APPLICATION]
     name: Name
     summary: str
-    licence: str
-    """SPDX expression."""
+    licence: Licence
     source: Source
-    build: PlainBuild
+    build: PlainBuild | NativeBuild = Field(discriminator="system")
     debian: tuple[DebianArchives, ...] = ()
     """Packages that are linked, in the order of the link."""
     zero: dict[str, str] = Field(default_factory=dict)
@@ -265,21 +296,38 @@ def names(recipes: Path, kind: Kind) -> list[str]:
     ]
 
 
-def load_app(recipes: Path, name: str) -> AppRecipe:
+def load_app(recipes: Path, name: str) -> tuple[AppRecipe, Path]:
     """Read an application's recipe.
 
+    :param name: of the application, or a folder with a recipe of somebody's own.
+    :return: also what ``source.folder`` is relative to: the project, or that folder.
     :raise UklError: ``app-unknown`` with the nearest name, or ``recipe-invalid``.
     """
     known = names(recipes, Kind.APPLICATION)
-    if name not in known:
+    folder = recipes / name if name in known else Path(name).resolve()
+    if not (folder / RECIPE_FILE).is_file():
         raise UklError(
             "app-unknown",
             f"there is no application {name!r}{nearest(name, known)}",
+            hint=f"choose one of: {', '.join(known)}; or a folder with a {RECIPE_FILE} in it",
+        )
+    recipe = load(folder)
+    if not isinstance(recipe, AppRecipe):
+        raise UklError(
+            "app-unknown",
+            f"{folder / RECIPE_FILE} describes no application, its kind is {recipe.kind.value!r}",
             hint=f"choose one of: {', '.join(known)}",
         )
-    recipe = load(recipes / name)
-    assert isinstance(recipe, AppRecipe)  # names() looked at its kind
-    return recipe
+    if folder.parent == recipes:
+        return recipe, recipes.parent
+    if recipe.name in known:
+        raise UklError(
+            "recipe-invalid",
+            f"{folder / RECIPE_FILE}: {recipe.name!r} is the name of an application that is here"
+            " already, and both would be built in one folder",
+            hint="give it another name, and its folder as well",
+        )
+    return recipe, folder
 
 
 def load_sources(recipes: Path, kind: Kind) -> SourcesRecipe:

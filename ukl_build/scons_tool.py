@@ -28,7 +28,7 @@ from typing import Any
 import SCons.Script as scons
 from SCons.Node.Python import Value
 
-from ukl_build import files, manifest, packages, plan, proc, recipe, toolchain
+from ukl_build import files, licence, manifest, packages, plan, proc, recipe, toolchain
 from ukl_build.cache import Cache
 from ukl_build.elf.linked import check_linked
 from ukl_build.errors import UklError
@@ -44,6 +44,7 @@ from ukl_build.stages import (
     libc,
     lint,
     linux,
+    native,
     sources,
     userspace,
 )
@@ -70,7 +71,10 @@ def variables(apps: Sequence[str]) -> list[Variable]:
     """Return all variables."""
     inits = tuple(init.value for init in Init)
     return [
-        Variable("app", "application to build", values=tuple(apps)),
+        Variable(
+            "app",
+            f"application to build: {', '.join(apps)}; or a folder with a recipe of your own",
+        ),
         *_source_variables(recipe.Kind.LINUX, "Linux", "6.1.192"),
         *_source_variables(recipe.Kind.GLIBC, "the C library", "2.36"),
         Variable(
@@ -187,7 +191,7 @@ def read_variables(
             )
         if value and variable.values and value not in variable.values:
             raise UklError(
-                "app-unknown" if name == "app" else "variable-invalid",
+                "variable-invalid",
                 f"{name}={value} is unknown{nearest(value, variable.values)}",
                 hint=f"choose one of: {', '.join(variable.values)}",
             )
@@ -269,6 +273,8 @@ class Job:
     """What all actions of a build need; SCons hands it to them through the environment."""
 
     root: Path
+    home: Path
+    """What the recipe's folders are relative to."""
     layout: plan.Layout
     app: recipe.AppRecipe
     linux: Origin
@@ -293,7 +299,7 @@ class Build:
     """The graph of one application."""
 
     def __init__(self, root: Path, values: Mapping[str, str]) -> None:
-        found = recipe.load_app(root / "recipes", values["app"])
+        found, home = recipe.load_app(root / "recipes", values["app"])
         if values["init"]:
             guest = found.guest.model_copy(update={"init": Init(values["init"])})
             found = found.model_copy(update={"guest": guest})
@@ -309,6 +315,7 @@ class Build:
         given = [f"{name}={value}" for name, value in values.items() if value]
         self.job = Job(
             root=root,
+            home=home,
             layout=plan.Layout(build, found.name),
             app=found,
             linux=Origin.of(root, recipe.Kind.LINUX, values),
@@ -345,9 +352,14 @@ class Build:
         guest = _value(job.app.model_dump_json())
 
         libraries = self._packages()
-        if job.app.build.cxx:
+        build = job.app.build
+        if isinstance(build, recipe.NativeBuild) or build.cxx:
             libraries.append(_value(toolchain.version_line(toolchain.CXX)))
-        objects = self._objects([compiler, *libraries], self._source())
+        needs = [compiler, *libraries]
+        if isinstance(build, recipe.NativeBuild):
+            objects = self._native(build, [*self._source(), *needs])
+        else:
+            objects = self._objects(build, needs, self._source())
         if job.app.build.libc:
             libraries += self._sources("libc", layout.libc, job.glibc, compiler)
         tables = _files(job.root / "linker", "*.toml")
@@ -372,7 +384,7 @@ class Build:
             [*tree, *config, *archived, *initramfs, compiler],
         )
         described = self._stage("image", [layout.image], [guest, *kernel])
-        database = self._database()
+        database = self._database(build) if isinstance(build, recipe.PlainBuild) else []
         self.env.Clean(described, [str(layout.folder), str(layout.logs)])
         self.env.Alias("image", described)
         self.env.Default([*described, *database])
@@ -408,15 +420,23 @@ class Build:
         state = _value([str(job.cache.root), *folder])
         return [*self._fetched("debian", job.layout.debian_record, [wanted, state]), wanted]
 
-    def _objects(self, needs: Sequence[Any], source: Sequence[Any]) -> list[Any]:
+    def _native(self, build: recipe.NativeBuild, inputs: Sequence[Any]) -> list[Any]:
+        """Declare what the application's own makefiles build; return the record of its link."""
+        layout, own = self.job.layout, self.job.app.source.folder
+        outputs = [layout.program_record, layout.program]
+        sources = _files(self.job.home / own, "**/*") if own is not None else []
+        return self._stage("native", outputs, [_value(build.model_dump()), *sources, *inputs])[:1]
+
+    def _objects(
+        self, build: recipe.PlainBuild, needs: Sequence[Any], source: Sequence[Any]
+    ) -> list[Any]:
         """Declare the application's objects.
 
         :param source: which sources they are made of, if these are not in this project.
         """
         job = self.job
-        build = job.app.build
         if job.app.source.folder is not None:
-            folder = job.root / job.app.source.folder
+            folder = job.home / job.app.source.folder
         else:
             folder = job.layout.source
             self._unpacked([folder / name for name in build.sources], source)
@@ -446,10 +466,10 @@ class Build:
             self.env.Precious(nodes)
             self.env.NoCache(nodes)
 
-    def _database(self) -> Any:
+    def _database(self, build: recipe.PlainBuild) -> Any:
         path = self.job.layout.folder / "compile_commands.json"
         database = self.env.CompilationDatabase(str(path))
-        names = list(self.job.app.build.sources)
+        names = list(build.sources)
         self.env.Depends(
             database, _value([names, list(self.env["CFLAGS"]), list(self.env["CXXFLAGS"])])
         )
@@ -682,9 +702,33 @@ def _is_in_tree(target: Any, source: Any, env: Any) -> int:
     return error.exit_status
 
 
+def _native(job: Job) -> None:
+    layout, build, own = job.layout, job.app.build, job.app.source.folder
+    assert isinstance(build, recipe.NativeBuild)  # or it is not declared
+    wanted = job.app.debian
+    native.build(
+        job.app.name,
+        job.home / own if own is not None else layout.source.resolve(),
+        build,
+        layout.native,
+        layout.program_record,
+        program=layout.program,
+        headers=packages.include_flags(wanted, str(layout.debian)),
+        libraries=packages.library_folders(wanted, layout.debian),
+        jobs=int(scons.GetOption("num_jobs")),
+        compiler=job.compiler,
+        logs=layout.logs,
+    )
+
+
 def _parts(job: Job) -> tuple[list[Path], libc.Parts]:
     """Return what is linked: the application's own objects, and what is around them."""
     build = job.app.build
+    if isinstance(build, recipe.NativeBuild):
+        program = native.read(job.layout.program_record)
+        around = libc.parts(libc.read(job.layout.libc), cxx=program.cxx)
+        libraries = (*program.archives, *around.libraries)
+        return list(program.objects), replace(around, libraries=libraries)
     objects = [job.layout.objects / f"{name}.o" for name in build.sources]
     around = libc.Parts()
     if build.libc:
@@ -788,11 +832,15 @@ def _linux(job: Job) -> None:
 def _image(job: Job) -> None:
     for line in plan.lacking(job.app):
         job.reporter.say(f"warning: {line}")
-    image.describe(job.app, job.layout.kernel, job.layout.image)
+    parts = plan.licences(job.app, job.linux.project, job.glibc.project)
+    for line in licence.obstacles(parts):
+        job.reporter.say(f"warning: this image may not be handed on: {line}")
+    image.describe(job.app, job.layout.kernel, job.layout.image, parts)
 
 
 STAGES: Mapping[str, Callable[[Job], None]] = {
     "source": _source,
+    "native": _native,
     "debian": _debian,
     "libc": _libc,
     "lint": _lint,
@@ -809,17 +857,21 @@ CODE: Mapping[str, tuple[str, ...]] = {
     "source": ("stages/dsc.py", "packages.py", "apt.py"),
     "debian": ("stages/debian.py", "packages.py", "apt.py"),
     "libc": ("stages/sources.py", "stages/libc.py", "packages.py", "apt.py", "toolchain.py"),
+    "native": ("stages/native.py", "recorder.py", "packages.py", "toolchain.py"),
     "lint": (
-        *("stages/lint.py", "lint/*.py", "stages/libc.py", "packages.py", "toolchain.py"),
-        "elf/*.py",
+        *("stages/lint.py", "lint/*.py", "stages/libc.py", "stages/native.py", "recorder.py"),
+        *("packages.py", "toolchain.py", "elf/*.py"),
     ),
-    "link": ("stages/archive.py", "stages/libc.py", "packages.py", "toolchain.py", "elf/*.py"),
+    "link": (
+        *("stages/archive.py", "stages/libc.py", "stages/native.py", "recorder.py"),
+        *("packages.py", "toolchain.py", "elf/*.py"),
+    ),
     "archive": ("stages/archive.py", "elf/*.py"),
     "sources": ("stages/sources.py", "packages.py", "apt.py"),
     "kconfig": ("stages/kconfig.py", "dotconfig.py", "toolchain.py"),
     "userspace": ("stages/userspace.py", "cpio.py", "initconf.py", "plan.py"),
     "linux": ("stages/linux.py", "dotconfig.py", "toolchain.py", "elf/linked.py"),
-    "image": ("stages/image.py", "image.py", "plan.py", "cmdline.py"),
+    "image": ("stages/image.py", "image.py", "plan.py", "cmdline.py", "licence.py"),
 }
 """Files of the package that decide what a stage writes.  What all share (errors, files, programs)
 and recipes, whose content is an input itself, are left out."""

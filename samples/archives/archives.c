@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
  * Uses three libraries as Debian's -dev packages have them: PCRE2 finds the words of a text, zlib
  * packs it, and libevent carries the packed text over a pair of sockets, beside a timer.

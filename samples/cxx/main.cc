@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
  * C++ whose errors are exceptions: its own and the library's, through functions of C, out of threads,
  * within each other.  `cxx SUM` prints one sum and, if that is wrong, catches nothing.

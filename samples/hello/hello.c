@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 /* An ordinary program: nothing in it knows where it will run. */
 #include <stdio.h>
 #include <sys/utsname.h>

@@ -21,7 +21,12 @@ from ukl_build.stages import debian, libc
 # Four megabytes of code.
 pytestmark = [pytest.mark.boot, pytest.mark.long]
 
-OPENSSL = DebianArchives(package="libssl-dev", tested="3.0.22-1~deb12u2", archives=("libcrypto.a",))
+OPENSSL = DebianArchives(
+    package="libssl-dev",
+    tested="3.0.22-1~deb12u2",
+    licence="Apache-2.0",
+    archives=("libcrypto.a",),
+)
 ZERO = {"getentropy": "OpenSSL asks the kernel itself where the C library does not"}
 
 DEBIANS_FLAGS = ("-g", "-O2", "-fstack-protector-strong", "-D_FORTIFY_SOURCE=2")

@@ -20,6 +20,7 @@ DEBIAN = """\
 [[debian]]
 package = "libanswer-dev"
 tested = "1-1"
+licence = "Zlib"
 archives = ["libanswer.a"]
 
 [guest]

@@ -102,7 +102,7 @@ OURS = [
 def test_conf_changes_nothing_of_an_image_s_configuration(
     kernel: Kernel, tmp_path: Path, name: str, init: Init, extra: tuple[str, ...]
 ) -> None:
-    found = recipe.load_app(ROOT / "recipes", name)
+    found, _ = recipe.load_app(ROOT / "recipes", name)
     found = found.model_copy(update={"guest": found.guest.model_copy(update={"init": init})})
     fragments = [ROOT / "kconfig" / f"{part}.config" for part in plan.fragments(found, extra)]
     out = tmp_path / "config"
@@ -121,7 +121,7 @@ def test_every_fragment_is_in_a_configuration_that_is_compared() -> None:
     compared = {
         name
         for app, init, extra in OURS
-        for found in [recipe.load_app(ROOT / "recipes", app)]
+        for found, _ in [recipe.load_app(ROOT / "recipes", app)]
         for name in plan.fragments(
             found.model_copy(update={"guest": found.guest.model_copy(update={"init": init})}),
             extra,

@@ -55,14 +55,14 @@ def test_help_lists_every_variable_and_target(project: Project) -> None:
         assert re.search(rf"^  {variable.name} .*default: ", said, re.M), variable.name
     for target in scons_tool.TARGETS:
         assert re.search(rf"^  {target.name} ", said, re.M), target.name
-    assert "(hello)" in said
+    assert "application to build: hello; or a folder" in said
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
         (["ap=hello"], "there is no variable 'ap'; did you mean 'app'?"),
-        (["app=helo"], "app=helo is unknown; did you mean 'hello'?"),
+        (["app=helo"], "there is no application 'helo'; did you mean 'hello'?"),
         (["app=hello", "init=direkt"], "init=direkt is unknown; did you mean 'direct'?"),
         (["app=hello", "fragments=nett"], "there is no fragment 'nett'; did you mean 'net'?"),
         (["app=hello", "linux_sha256=ABC"], "linux_sha256=ABC is not understood"),

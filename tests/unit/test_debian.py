@@ -30,7 +30,11 @@ def wanted(
     package: str, archives: Sequence[str], headers: Sequence[str] = (), tested: str = TESTED
 ) -> DebianArchives:
     return DebianArchives(
-        package=package, tested=tested, archives=tuple(archives), headers=tuple(headers)
+        package=package,
+        tested=tested,
+        licence="Zlib",
+        archives=tuple(archives),
+        headers=tuple(headers),
     )
 
 

@@ -17,7 +17,7 @@ def write(folder: Path, text: str, name: str = "hello") -> Path:
     return place.parent
 
 
-DEBIAN = '[[debian]]\npackage = "libx-dev"\ntested = "1"\n'
+DEBIAN = '[[debian]]\npackage = "libx-dev"\ntested = "1"\nlicence = "Zlib"\n'
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*/recipe.toml")))
@@ -27,8 +27,8 @@ def test_every_recipe_of_the_project_is_valid(path: Path) -> None:
 
 @pytest.mark.parametrize("name", recipe.names(ROOT / "recipes", recipe.Kind.APPLICATION))
 def test_every_application_names_sources_and_fragments_that_exist(name: str) -> None:
-    found = recipe.load_app(ROOT / "recipes", name)
-    if found.source.folder is not None:
+    found, _ = recipe.load_app(ROOT / "recipes", name)
+    if found.source.folder is not None and isinstance(found.build, recipe.PlainBuild):
         for source in found.build.sources:
             assert (ROOT / found.source.folder / source).is_file()
     for fragment in plan.fragments(found):
@@ -57,7 +57,7 @@ def test_every_application_names_sources_and_fragments_that_exist(name: str) -> 
         ('folder = "samples/hello"', 'debian = "X"\ntested = "1"', "source.debian: String should"),
         ('folder = "samples/hello"', 'debain = "x1"', "'source.debain'; did you mean 'debian'?"),
         ("schema = 1", "schema =", "not TOML"),
-        ('system = "plain"', 'system = "cmake"', "build.system"),
+        ('system = "plain"', 'system = "meson"', "build.system"),
         ('kind = "application"', 'kind = "app"', "kind"),
         ("[guest]", "[guest]\nsmoke = { port = 1, send = '', expect = 'x' }", "smoke.port 1"),
         ("[guest]", "[guest]\nmemory_mib = 8", "guest.memory_mib"),
@@ -101,6 +101,22 @@ def test_an_unknown_application_is_refused_with_the_nearest(tmp_path: Path) -> N
     assert "did you mean 'hello'?" in caught.value.message
     with pytest.raises(UklError, match="no application 'linux'"):
         recipe.load_app(tmp_path, "linux")
+
+
+def test_a_folder_with_a_recipe_may_be_anywhere_but_its_name_is_its_own(tmp_path: Path) -> None:
+    recipes = tmp_path / "recipes"
+    recipes.mkdir()
+    write(recipes, APP_RECIPE)
+    text = APP_RECIPE.replace('name = "hello"', 'name = "mine"').replace("samples/hello", ".")
+    folder = write(tmp_path, text, "mine")
+    found, home = recipe.load_app(recipes, str(folder))
+    assert (found.name, found.source.folder, home) == ("mine", ".", folder)
+    assert recipe.load_app(recipes, "hello")[1] == tmp_path
+    assert recipe.load_app(recipes, str(recipes / "hello"))[1] == tmp_path
+    with pytest.raises(UklError, match="'hello' is the name of an application that is here"):
+        recipe.load_app(recipes, str(write(tmp_path / "mine", APP_RECIPE)))
+    with pytest.raises(UklError, match="there is no application"):
+        recipe.load_app(recipes, str(tmp_path))
 
 
 def load(tmp_path: Path, guest: str = "") -> recipe.AppRecipe:
@@ -150,7 +166,7 @@ def test_our_init_is_told_arguments_environment_and_limits(tmp_path: Path) -> No
 
 
 def test_an_image_description_survives_a_round_trip(tmp_path: Path) -> None:
-    before = plan.image(load(tmp_path), "hello.bzImage")
+    before = plan.image(load(tmp_path), "hello.bzImage", {})
     image.store(before, tmp_path / "image.json")
     assert image.load(tmp_path / "image.json") == before
     assert '"schema": 1' in (tmp_path / "image.json").read_text()
