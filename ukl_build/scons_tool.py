@@ -260,6 +260,8 @@ class Job:
     debs: Path | None
     """Folder with the Debian packages that the recipe links."""
     fragments: tuple[Path, ...]
+    files: tuple[userspace.ExtraFile, ...]
+    """Files that the recipe puts into the guest."""
     cache: Cache
     compiler: toolchain.Compiler
     reporter: Reporter
@@ -291,6 +293,7 @@ class Build:
             glibc=Origin.of(root, recipe.Kind.GLIBC, values),
             debs=Path(values["debs"]).resolve() if values["debs"] else None,
             fragments=fragment_files(root / "kconfig", plan.fragments(found, extra)),
+            files=guest_files(root / "recipes" / found.name, found.guest.files),
             cache=cache,
             compiler=toolchain.compiler(cache.ccache),
             reporter=Reporter(build / "durations.json"),
@@ -340,13 +343,14 @@ class Build:
             [*tree, names, compiler, *fragments],
         )[:1]  # nothing is made of the report
         init = _files(userspace.INIT_SOURCE, "*.[ch]")
-        initramfs = self._stage("userspace", [layout.initramfs], [guest, compiler, *init])
+        own = sorted({str(file.source) for file in job.files})
+        initramfs = self._stage("userspace", [layout.initramfs], [guest, compiler, *init, *own])
         kernel = self._stage(
             "linux",
             [layout.kernel, layout.vmlinux],
             [*tree, *config, *archived, *initramfs, compiler],
         )
-        described = self._stage("image", [layout.image], [guest, *kernel])
+        described = self._stage("image", [layout.image], [guest, *config, *kernel])
         database = self._database()
         self.env.Clean(described, [str(layout.folder), str(layout.logs)])
         self.env.Alias("image", described)
@@ -450,6 +454,26 @@ def fragment_files(folder: Path, names: Sequence[str]) -> tuple[Path, ...]:
                 hint=f"choose from: {', '.join(sorted(known))}",
             )
     return tuple(known[name] for name in names)
+
+
+def guest_files(folder: Path, files: Sequence[recipe.GuestFile]) -> tuple[userspace.ExtraFile, ...]:
+    """Return the files that a recipe puts into the guest.
+
+    :param folder: the recipe's.
+    :raise UklError: ``recipe-invalid`` if one is not there.
+    """
+    for file in files:
+        if not (folder / file.source).is_file():
+            raise UklError(
+                "recipe-invalid",
+                f"{folder / recipe.RECIPE_FILE} puts {file.source} at {file.path} in the guest,"
+                f" and there is no file {folder / file.source}",
+                hint="put the file there, or correct guest.files",
+            )
+    return tuple(
+        userspace.ExtraFile(folder / file.source, file.path, file.mode, file.uid, file.gid)
+        for file in files
+    )
 
 
 def _is_there(record: Path) -> bool:
@@ -673,7 +697,7 @@ def _kconfig(job: Job) -> None:
 
 
 def _userspace(job: Job) -> None:
-    spec = userspace.Userspace(conf=plan.init_conf(job.app))
+    spec = userspace.Userspace(conf=plan.init_conf(job.app), files=job.files)
     userspace.build_initramfs(spec, job.layout.initramfs, log=job.layout.logs / "userspace.log")
 
 
@@ -695,7 +719,8 @@ def _linux(job: Job) -> None:
 def _image(job: Job) -> None:
     for line in plan.lacking(job.app):
         job.reporter.say(f"warning: {line}")
-    image.describe(job.app, job.layout.kernel, job.layout.image)
+    layout = job.layout
+    image.describe(job.app, layout.kernel, layout.kconfig, layout.image)
 
 
 STAGES: Mapping[str, Callable[[Job], None]] = {
@@ -724,7 +749,7 @@ CODE: Mapping[str, tuple[str, ...]] = {
     "kconfig": ("stages/kconfig.py", "dotconfig.py", "toolchain.py"),
     "userspace": ("stages/userspace.py", "cpio.py", "initconf.py", "plan.py"),
     "linux": ("stages/linux.py", "dotconfig.py", "toolchain.py", "elf/linked.py"),
-    "image": ("stages/image.py", "image.py", "plan.py", "cmdline.py"),
+    "image": ("stages/image.py", "image.py", "plan.py", "cmdline.py", "dotconfig.py"),
 }
 """Files of the package that decide what a stage writes.  What all share (errors, files, programs)
 and recipes, whose content is an input itself, are left out."""

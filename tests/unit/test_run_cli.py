@@ -22,6 +22,7 @@ from ukl_build import cpio, image, scons_tool
 from ukl_build.errors import UklError
 from ukl_build.image import App, Image, Init, Port, Smoke
 from ukl_build.run import cli
+from ukl_build.run.attach import Attached
 from ukl_build.run.vm import Forward, Vm
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -363,12 +364,11 @@ RING3 = Image(
     cpus=1,
     app=App(argv=("/UKL", "old")),
 )
-DIRECT = RING3.model_copy(update={"init": Init.DIRECT})
 VM = Vm("app", kernel=Path("k"), cmdline=("quiet", "--", "old"))
 
 
 def test_arguments_reach_our_init_in_a_file(tmp_path: Path) -> None:
-    vm = cli.with_args(VM, RING3, ("a b", "", '"\n'), tmp_path)
+    vm = cli.with_overlay(VM, RING3, ("a b", "", '"\n'), Attached(), tmp_path)
     assert vm.cmdline == VM.cmdline
     assert vm.initrd is not None
     expected = 'clear=arg\narg=/UKL\narg=a b\narg=\narg="\\n\n'
@@ -376,16 +376,16 @@ def test_arguments_reach_our_init_in_a_file(tmp_path: Path) -> None:
     assert vm.initrd.read_bytes()[:6] == cpio.MAGIC.encode()
 
 
-def test_arguments_reach_process_1_on_the_command_line(tmp_path: Path) -> None:
-    vm = cli.with_args(VM, DIRECT, ("a b", "-c", "x=y"), tmp_path)
+def test_arguments_reach_process_1_on_the_command_line() -> None:
+    vm = cli.with_args(VM, ("a b", "-c", "x=y"))
     assert vm.cmdline == ("quiet", "--", '"a b"', "-c", "x=y")
     assert vm.initrd is None
 
 
 @pytest.mark.parametrize("args", [('say "x"',), ("",), ("a\nb",), ("é",), ("--",), ("x",) * 32])
-def test_what_the_kernel_cannot_pass_on_is_refused(tmp_path: Path, args: tuple[str, ...]) -> None:
+def test_what_the_kernel_cannot_pass_on_is_refused(args: tuple[str, ...]) -> None:
     with pytest.raises(UklError) as caught:
-        cli.with_args(VM, DIRECT, args, tmp_path)
+        cli.with_args(VM, args)
     assert caught.value.code == "run-invalid"
 
 

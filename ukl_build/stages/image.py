@@ -5,13 +5,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ukl_build import image, plan
+from ukl_build import dotconfig, image, plan
 from ukl_build.recipe import AppRecipe
 
 
-def describe(recipe: AppRecipe, kernel: Path, out: Path) -> None:
+def describe(recipe: AppRecipe, kernel: Path, config: Path, out: Path) -> None:
     """Write the description of an image beside its kernel.
 
+    :param config: the kernel's .config.
     :raise UklError: ``recipe-invalid``.
     """
-    image.store(plan.image(recipe, kernel.name), out)
+    settings = dotconfig.read_settings(config.read_text(encoding="utf-8"))
+    image.store(plan.image(recipe, kernel.name, settings), out)
