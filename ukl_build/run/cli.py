@@ -29,6 +29,7 @@ from ukl_build.image import Image, Init, Protocol, Smoke, load
 from ukl_build.initconf import RUN_CONF, mounts, render_overlay
 from ukl_build.model import nearest
 from ukl_build.run import accel, attach
+from ukl_build.run.disk import MIB
 from ukl_build.run.machine import Machine
 from ukl_build.run.outcome import EXIT_STATUS, Kind, Outcome
 from ukl_build.run.vm import LOCALHOST, Accel, Forward, Vm, from_image
@@ -39,7 +40,6 @@ IMAGE_FILE = "image.json"
 GDB_PORT = 1234
 """QEMU's own choice, and the one in everybody's notes."""
 
-MIB = 1 << 20
 
 KEPT_LOGS = 20
 """Console logs of one application that are kept."""
@@ -69,7 +69,6 @@ examples:
   ukl-run --qemu tcp_server -p 5555:5555       run build/tcp_server, Ctrl-C stops it
   ukl-run --qemu tcp_server --smoke            ask it what its recipe asks, and stop it
   ukl-run --qemu build/redis -p 0:6379 --disk other.img -- --save ''
-  ukl-run --qemu tcp_server -v .:/mnt:ro       the guest sees this folder at /mnt
   ukl-run --qemu hello --gdb                   wait for gdb, and say how to start it
 """
 
@@ -151,7 +150,7 @@ def parser() -> argparse.ArgumentParser:
         type=attach.disk_option,
         action="append",
         default=[],
-        help="an ext4 disk, made if it is not there, in place of the recipe's, or mounted at GUEST",
+        help="ext4 disk at GUEST, or the recipe's; made if missing",
     )
     made.add_argument(
         "-v",
@@ -169,7 +168,7 @@ def parser() -> argparse.ArgumentParser:
         type=attach.file_option,
         action="append",
         default=[],
-        help="put a copy of a file into the guest, with the same permissions",
+        help="put a copy of a file into the guest",
     )
     made.add_argument(
         "-m", dest="memory", metavar="MIB", type=_count(32, 1 << 20, "MiB"), help="memory"
