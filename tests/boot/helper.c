@@ -97,16 +97,6 @@ static int copy(const char *from, const char *to)
 	return 0;
 }
 
-static int show(const char *path)
-{
-	struct stat found;
-
-	if (stat(path, &found))
-		return failed(path);
-	printf("%s: mode %o owner %d:%d\n", path, found.st_mode, found.st_uid, found.st_gid);
-	return 0;
-}
-
 static void state(char **argv, char **envp)
 {
 	struct rlimit limit;
@@ -273,8 +263,6 @@ int main(int argc, char **argv, char **envp)
 		return unlink(argv[2]);
 	if (!strcmp(what, "copy"))
 		return copy(argv[2], argv[3]);
-	if (!strcmp(what, "show"))
-		return show(argv[2]);
 	if (!strcmp(what, "kill"))
 		return kill(number, atoi(argv[3]));
 	if (!strcmp(what, "sleep"))
