@@ -281,6 +281,7 @@ class Build:
         if values["init"]:
             guest = found.guest.model_copy(update={"init": Init(values["init"])})
             found = found.model_copy(update={"guest": guest})
+        plan.cmdline(found)  # what could not be run is not built first
         build = root / values["build"]
         cache = Cache.default()
         extra = tuple(name for name in values["fragments"].split(",") if name)

@@ -9,6 +9,7 @@ from tests.project import APP_RECIPE, LINUX_RECIPE, ROOT
 from ukl_build import image, plan, recipe, scons_tool
 from ukl_build.errors import UklError
 from ukl_build.image import Feature
+from ukl_build.stages.image import describe
 from ukl_build.stages.userspace import ExtraFile
 
 
@@ -179,6 +180,13 @@ def test_a_feature_takes_all_of_its_options() -> None:
     config = {"9P_FS": "y", "EXT4_FS": "m", "VIRTIO_BLK": "y"}
     assert plan.features(config) == (Feature.VIRTIO_BLK,)
     assert plan.features({**config, "NET_9P_VIRTIO": "y"})[1] is Feature.NINE_P
+
+
+def test_what_the_kernel_has_is_read_from_its_configuration(tmp_path: Path) -> None:
+    config, out = tmp_path / "config", tmp_path / "image.json"
+    config.write_text("CONFIG_9P_FS=y\nCONFIG_NET_9P_VIRTIO=y\n# CONFIG_EXT4_FS is not set\n")
+    describe(load(tmp_path), Path("/a/kernel"), config, out)
+    assert image.load(out).features == (Feature.NINE_P,)
 
 
 @pytest.mark.parametrize("attached", ATTACHED.strip().replace("\n", "").split("disks"))
