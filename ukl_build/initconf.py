@@ -43,6 +43,11 @@ EMPTY_AT_BOOT = ("/run", "/tmp")
 """Where the init mounts something empty, which hides files of the image."""
 
 
+PRIVATE_FOLDERS = {"/root": 0o700}
+"""Folders of every image that are not of mode 0755.  The kernel gives a folder that is there the
+mode that it has in an archive laid over the image, so such an archive has to say it again."""
+
+
 class Mode(StrEnum):
     """When a job runs."""
 

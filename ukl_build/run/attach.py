@@ -15,16 +15,12 @@ from pathlib import Path
 from ukl_build import cpio
 from ukl_build.errors import UklError
 from ukl_build.image import MAX_ATTACHED, Disk, Feature, Image, Init, Share, mount_point
-from ukl_build.initconf import Mount, check_places, mounts
+from ukl_build.initconf import PRIVATE_FOLDERS, Mount, check_places, mounts
 from ukl_build.run import disk
 from ukl_build.run.vm import Drive, Folder, Vm
 
 ADDED_MIB = 1024
 """Size in MiB of a disk that is made and that no recipe describes."""
-
-_ROOTS_OWN = {"/root": 0o700}
-"""Folders of every image that are not of mode 0755.  The kernel gives a folder that is there the
-mode that it has in the archive laid over it."""
 
 
 @dataclass(frozen=True)
@@ -305,7 +301,7 @@ def overlay(found: Attached) -> list[cpio.Entry]:
         cpio.file(file.guest, file.path.read_bytes(), mode=file.path.stat().st_mode & 0o777)
         for file in found.files
     ]
-    for path, mode in _ROOTS_OWN.items():
+    for path, mode in PRIVATE_FOLDERS.items():
         if any(entry.path.startswith(f"{path}/") for entry in entries):
             entries.append(cpio.folder(path, mode=mode))
     return entries
