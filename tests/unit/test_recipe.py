@@ -204,7 +204,9 @@ def disks(*changed: str) -> str:
     found = []
     for words in changed:
         keys = {"name": "'a'", "size_mib": "64", "mount": "'/a'"}
-        keys.update(word.split("=", 1) for word in words.split(","))  # type: ignore[arg-type]
+        for word in words.split(","):
+            key, _, value = word.partition("=")
+            keys[key] = value
         found.append("{" + ", ".join(f"{key} = {value}" for key, value in keys.items()) + "}")
     return f"disks = [{', '.join(found)}]\n"
 

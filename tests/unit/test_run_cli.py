@@ -229,7 +229,12 @@ def test_an_image_without_a_smoke_test_says_so(place: Place) -> None:
 
 DATA = Disk(name="data", size_mib=16, mount="/data")
 WWW = Share(name="www", mount="/www")
-ATTACHED = {"disks": (DATA,), "shares": (WWW,), "features": tuple(Feature), "init": Init.RING3}
+ATTACHED: dict[str, Any] = {
+    "disks": (DATA,),
+    "shares": (WWW,),
+    "features": tuple(Feature),
+    "init": Init.RING3,
+}
 
 
 def test_what_is_kept_is_in_the_state_folder(place: Place) -> None:
