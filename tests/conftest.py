@@ -80,8 +80,10 @@ def built() -> Path:
 
 @pytest.fixture(scope="session")
 def built_for_tests() -> Path:
-    """Return the outputs of a build with kconfig/test.config, and disks."""
-    return outputs("UKL_TEST_BUILD_FOR_TESTS", "fragments=test,ext4,virtio-blk", "build=build/test")
+    """Return the outputs of a build with kconfig/test.config, disks and shared folders."""
+    return outputs(
+        "UKL_TEST_BUILD_FOR_TESTS", "fragments=test,ext4,virtio-blk,9p", "build=build/test"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,20 @@ MAX_NAME = 4095
 """PATH_MAX of the kernel without the final NUL; longer names are skipped silently there."""
 
 
+def clean(path: str) -> str:
+    """Return a path in the guest if it is one.
+
+    :raise ValueError: unless it is absolute, below the root, in its shortest form and encodable.
+    """
+    parts = PurePosixPath(path).parts
+    shortest = "/" + "/".join(parts[1:])
+    if path != shortest or not parts[1:] or ".." in parts or "\0" in path:
+        raise ValueError(f"not an absolute path in its shortest form: {path!r}")
+    if len(path.encode()) > MAX_NAME:
+        raise ValueError(f"path is too long for the kernel: {path[:40]!r}…")
+    return path
+
+
 @dataclass(frozen=True)
 class Entry:
     """One file of an archive."""
@@ -39,14 +53,9 @@ class Entry:
     def __post_init__(self) -> None:
         """Refuse what the kernel would unpack to something else.
 
-        :raise ValueError: for a path that is not absolute, clean and encodable.
+        :raise ValueError: as :func:`clean`.
         """
-        parts = PurePosixPath(self.path).parts
-        clean = "/" + "/".join(parts[1:])
-        if self.path != clean or not parts[1:] or ".." in parts or "\0" in self.path:
-            raise ValueError(f"not an absolute path in its shortest form: {self.path!r}")
-        if len(self.path.encode()) > MAX_NAME:
-            raise ValueError(f"path is too long for the kernel: {self.path[:40]!r}…")
+        clean(self.path)
 
 
 def file(

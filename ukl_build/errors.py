@@ -51,6 +51,8 @@ CODES: dict[str, tuple[Fault, str]] = {
     "fragment-unknown": (Fault.USER, "There is no configuration fragment of that name."),
     "run-invalid": (Fault.USER, "The options of ukl-run do not fit together or to the image."),
     "image-missing": (Fault.USER, "There is no built image where one was expected."),
+    "disk-invalid": (Fault.USER, "A file that was to be a disk holds no whole ext4 file system."),
+    "disk-busy": (Fault.MACHINE, "A disk is in use by another virtual machine."),
     "port-taken": (Fault.MACHINE, "A port of this machine cannot be listened on."),
     "kvm-unusable": (Fault.MACHINE, "Hardware virtualisation was asked for and does not work."),
     "qemu-failed": (Fault.MACHINE, "QEMU did not start the guest, or ended by itself."),

@@ -11,12 +11,31 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from ukl_build import files
+from ukl_build.cpio import clean
 from ukl_build.model import Model, parse_json
 
 PortNumber = Annotated[int, Field(ge=1, le=65535)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
+
+
+def mount_point(text: str) -> str:
+    """Return a path in the guest that something can be mounted on.
+
+    :raise ValueError: if it is none, or has a blank in it: it is a word for the init.
+    """
+    if clean(text).split() != [text]:
+        raise ValueError(f"a mount point has no blanks: {text!r}")
+    return text
+
+
+GuestPath = Annotated[str, AfterValidator(clean)]
+MountPoint = Annotated[str, AfterValidator(mount_point)]
+UserId = Annotated[int, Field(ge=0, le=0xFFFFFFFE)]
+Permissions = Annotated[int, Field(ge=0, le=0o7777)]
+"""Octal in TOML as well: ``0o750``."""
 
 
 class Protocol(StrEnum):
@@ -65,12 +84,63 @@ class App(Model):
     env: dict[str, str] = Field(default_factory=dict)
 
 
-class Disk(Model):
-    """A raw disk image, attached as virtio-blk in the order given (vda, vdb, ...)."""
+class Feature(StrEnum):
+    """What a kernel must have for disks and folders; the value is the fragment that brings it."""
 
-    path: str
-    """Relative to the folder of image.json."""
+    EXT4 = "ext4"
+    VIRTIO_BLK = "virtio-blk"
+    NINE_P = "9p"
+
+
+FEATURE_OPTIONS = {
+    Feature.EXT4: ("EXT4_FS",),
+    Feature.VIRTIO_BLK: ("VIRTIO_BLK",),
+    Feature.NINE_P: ("9P_FS", "NET_9P_VIRTIO"),
+}
+"""Options that make a feature, all of them, without CONFIG_."""
+
+
+class Disk(Model):
+    """A disk that outlives the guest, formatted by ukl-run and mounted before the application.
+
+    The disks are vda, vdb, ... in their order.
+    """
+
+    name: Name
+    """Its file's, in the state folder of the image."""
+    size_mib: int = Field(ge=16, le=16 << 20)
+    """Size in MiB when it is made: a sparse file, and a journal fits from 16 MiB on."""
+    mount: MountPoint
+    """Where it is mounted in the guest."""
+    fs: Literal["ext4"] = "ext4"
+    uid: UserId = 0
+    gid: UserId = 0
+    mode: Permissions = 0o755
+    """Owner and permissions of its root folder when it is made."""
+
+    @property
+    def needs(self) -> tuple[Feature, ...]:
+        """What the kernel must have."""
+        return Feature.EXT4, Feature.VIRTIO_BLK
+
+
+class Share(Model):
+    """A folder of the host that the guest sees, by 9p."""
+
+    name: Name
+    """Its folder's, in the state folder of the image."""
+    mount: MountPoint
+    """Where it is mounted in the guest."""
     read_only: bool = False
+
+    @property
+    def needs(self) -> tuple[Feature, ...]:
+        """What the kernel must have."""
+        return (Feature.NINE_P,)
+
+
+MAX_ATTACHED = 16
+"""Disks and shared folders of one machine: each is a device on a bus with 32 places."""
 
 
 class Image(Model):
@@ -91,6 +161,9 @@ class Image(Model):
     init: Init = Init.RING3
     app: App
     disks: tuple[Disk, ...] = ()
+    shares: tuple[Share, ...] = ()
+    features: tuple[Feature, ...] = ()
+    """What the kernel has of what disks and folders need."""
     licences: dict[str, str] = Field(default_factory=dict)
     """SPDX expression of each part of the one work that the kernel is, by the part's name."""
     redistributable: bool = False

@@ -12,7 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface
+from pathlib import PurePosixPath
 from typing import Literal
+
+from ukl_build.image import Disk, Share
 
 INIT_CONF = "/etc/ukl/init.conf"
 RUN_CONF = "/etc/ukl/run.conf"
@@ -31,6 +34,18 @@ LIMITS = (
     *("locks", "sigpending", "msgqueue", "nice", "rtprio", "rttime"),
 )
 """Names of resource limits, in the order of the kernel's RLIMIT_ numbers."""
+
+
+KERNELS_OWN = ("/proc", "/sys", "/dev")
+"""Where the init mounts what the kernel makes; nothing else can be in there."""
+
+EMPTY_AT_BOOT = ("/run", "/tmp")
+"""Where the init mounts something empty, which hides files of the image."""
+
+
+PRIVATE_FOLDERS = {"/root": 0o700}
+"""Folders of every image that are not of mode 0755.  The kernel gives a folder that is there the
+mode that it has in an archive laid over the image, so such an archive has to say it again."""
 
 
 class Mode(StrEnum):
@@ -78,6 +93,69 @@ class Mount:
     type: str
     options: str = ""
     """Options of the file system; ``ro`` as the first of them mounts read-only."""
+
+
+EXT4_OPTIONS = "discard,errors=remount-ro"
+"""Deleted blocks are given back to the host's file.  What is damaged is not written to any more,
+and the application is told: EROFS."""
+
+SHARE_OPTIONS = "trans=virtio,version=9p2000.L,cache=mmap"
+"""Linux's own dialect; nothing is kept in the guest but what is mapped, so that the host's changes
+are seen at once and a shared writable mapping works all the same."""
+
+
+def share_tag(number: int) -> str:
+    """Return the name by which the guest mounts a shared folder."""
+    return f"share{number}"
+
+
+def mounts(disks: Sequence[Disk], shares: Sequence[Share]) -> tuple[Mount, ...]:
+    """Return what mounts disks and shared folders, attached in this order.
+
+    What is mounted inside of something else comes after it.
+    """
+    found = [
+        *(
+            Mount(f"/dev/vd{chr(ord('a') + number)}", disk.mount, disk.fs, EXT4_OPTIONS)
+            for number, disk in enumerate(disks)
+        ),
+        *(
+            Mount(
+                share_tag(number),
+                share.mount,
+                "9p",
+                f"ro,{SHARE_OPTIONS}" if share.read_only else SHARE_OPTIONS,
+            )
+            for number, share in enumerate(shares)
+        ),
+    ]
+    return tuple(sorted(found, key=lambda mount: mount.target.count("/")))
+
+
+def check_places(mount_points: Sequence[str], paths: Sequence[str]) -> None:
+    """Look whether mounts and files leave each other, and what the init mounts, alone.
+
+    :param mount_points: where something is mounted.
+    :param paths: of files.
+    :raise ValueError: if two are at one place, or one could not be seen because of another.
+    """
+    places = (*mount_points, *paths)
+    for place in places:
+        if places.count(place) > 1:
+            raise ValueError(f"two things are at {place} in the guest")
+        if own := _holder(place, KERNELS_OWN):
+            raise ValueError(f"{place} cannot be: {own} is the kernel's own in the guest")
+    for path in paths:
+        if hiding := _holder(path, (*mount_points, *EMPTY_AT_BOOT)):
+            raise ValueError(f"{path} could not be seen: something is mounted on {hiding}")
+    for place in mount_points:
+        if above := _holder(place, paths):
+            raise ValueError(f"nothing can be mounted on {place}: {above} is a file")
+
+
+def _holder(path: str, folders: Sequence[str]) -> str | None:
+    """Return which of some folders a path is, or is in."""
+    return next((one for one in folders if PurePosixPath(path).is_relative_to(one)), None)
 
 
 @dataclass(frozen=True)
@@ -170,6 +248,12 @@ def _mount(mount: Mount) -> str:
     return " ".join(words).rstrip()
 
 
+def _mounts(mounts: Sequence[Mount]) -> list[str]:
+    if len(mounts) > MAX_LIST:
+        raise ValueError(f"{len(mounts)} mounts are more than the init takes ({MAX_LIST})")
+    return [f"mount={_escape(_mount(mount))}" for mount in mounts]
+
+
 def _args(argv: Sequence[str]) -> list[str]:
     if len(argv) > MAX_WORDS:
         raise ValueError(f"{len(argv)} arguments are more than the init takes ({MAX_WORDS})")
@@ -209,7 +293,6 @@ def render(conf: InitConf) -> str:
             raise ValueError(f"{wait} s is no time to wait")
     for values, most, what in (
         (conf.sysctls, MAX_LIST, "sysctls"),
-        (conf.mounts, MAX_LIST, "mounts"),
         (conf.groups, MAX_LIST, "groups"),
         (conf.dns, MAX_DNS, "name servers"),
     ):
@@ -231,7 +314,7 @@ def render(conf: InitConf) -> str:
             raise ValueError(f"the soft limit of {name} is above its hard limit")
         lines.append(f"rlimit={name}:{_limit(soft)}:{_limit(hard)}")
     lines += [f"sysctl={_escape(f'{name}={value}')}" for name, value in conf.sysctls.items()]
-    lines += [f"mount={_escape(_mount(mount))}" for mount in conf.mounts]
+    lines += _mounts(conf.mounts)
     match conf.address:
         case Static(address, router):
             lines.append(f"ip={address.with_prefixlen}{f',{router}' if router else ''}")
@@ -255,6 +338,7 @@ def render_overlay(
     env: Mapping[str, str] | None = None,
     jobs: Sequence[Job] | None = None,
     app: str | None = None,
+    mounts: Sequence[Mount] | None = None,
 ) -> str:
     """Return the text of ``/etc/ukl/run.conf``: what one run does differently from its image.
 
@@ -262,6 +346,7 @@ def render_overlay(
     :param env: adds variables, or gives them other values.
     :param jobs: replaces the list of jobs.
     :param app: replaces the path of the application; empty for none.
+    :param mounts: replaces the list of what is mounted.
     :raise ValueError: as :func:`render`.
     """
     lines = ["# Written by ukl-run, read after init.conf."]
@@ -271,6 +356,8 @@ def render_overlay(
         lines += ["clear=arg", *_args(argv)]
     if env is not None:
         lines += _env(env)
+    if mounts is not None:
+        lines += ["clear=mount", *_mounts(mounts)]
     if jobs is not None:
         lines += ["clear=job", *_jobs(jobs)]
     return _finish(lines)

@@ -13,8 +13,8 @@ from pathlib import Path
 from ukl_build import licence, toolchain
 from ukl_build.cmdline import quote, quote_args
 from ukl_build.errors import UklError
-from ukl_build.image import Image, Init
-from ukl_build.initconf import InitConf
+from ukl_build.image import FEATURE_OPTIONS, Disk, Feature, Image, Init, Share
+from ukl_build.initconf import InitConf, mounts
 from ukl_build.recipe import AppRecipe, SourcesRecipe
 
 FRAGMENTS = ("base", "hardening", "console", "userspace", "net")
@@ -164,7 +164,9 @@ def fragments(recipe: AppRecipe, extra: tuple[str, ...] = ()) -> tuple[str, ...]
     :param extra: what the user adds.
     """
     direct = ("net-autoconf",) if recipe.guest.init is Init.DIRECT else ()
-    names = (*FRAGMENTS, *recipe.kconfig.fragments, *direct, *FRAGMENTS_LAST, *extra)
+    attached: tuple[Disk | Share, ...] = (*recipe.guest.disks, *recipe.guest.shares)
+    needed = tuple(feature.value for one in attached for feature in one.needs)
+    names = (*FRAGMENTS, *recipe.kconfig.fragments, *needed, *direct, *FRAGMENTS_LAST, *extra)
     return tuple(dict.fromkeys(names))
 
 
@@ -180,6 +182,13 @@ def cmdline(recipe: AppRecipe) -> tuple[str, ...]:
     guest = recipe.guest
     if guest.init is Init.RING3:
         return (*CMDLINE, *guest.cmdline)
+    if guest.disks or guest.shares:
+        # Not a warning: what the application writes there would be lost.
+        raise UklError(
+            "recipe-invalid",
+            f"{recipe.name} has disks or shares, and without our init nobody mounts them",
+            hint='use init = "ring3"',
+        )
     try:
         sysctls = [quote(f"sysctl.{name}={value}") for name, value in guest.sysctl.items()]
         # The kernel hands parameters that it does not know to process 1 as its environment.
@@ -208,6 +217,7 @@ def init_conf(recipe: AppRecipe) -> InitConf:
         hostname=recipe.name.replace("_", "-"),
         limits={name: (limit.soft, limit.hard) for name, limit in guest.limits.items()},
         sysctls=guest.sysctl,
+        mounts=mounts(guest.disks, guest.shares),
     )
     return replace(conf, env={**conf.env, **guest.env})
 
@@ -220,10 +230,25 @@ def licences(recipe: AppRecipe, linux: SourcesRecipe, glibc: SourcesRecipe) -> d
     return parts | {one.package: one.licence for one in recipe.debian}
 
 
-def image(recipe: AppRecipe, kernel: str, licences: Mapping[str, str]) -> Image:
+def features(config: Mapping[str, str]) -> tuple[Feature, ...]:
+    """Return what a kernel has of what disks and folders need.
+
+    :param config: its configuration, without ``CONFIG_``.
+    """
+    return tuple(
+        feature
+        for feature, options in FEATURE_OPTIONS.items()
+        if all(config.get(option) == "y" for option in options)
+    )
+
+
+def image(
+    recipe: AppRecipe, kernel: str, config: Mapping[str, str], licences: Mapping[str, str]
+) -> Image:
     """Return the description of an image.
 
     :param kernel: the bootable file, relative to the description.
+    :param config: the kernel's configuration, without ``CONFIG_``.
     :param licences: of its parts, see :func:`licences`.
     :raise UklError: ``recipe-invalid``.
     """
@@ -238,6 +263,9 @@ def image(recipe: AppRecipe, kernel: str, licences: Mapping[str, str]) -> Image:
         smoke=guest.smoke,
         init=guest.init,
         app=recipe.app,
+        disks=guest.disks,
+        shares=guest.shares,
+        features=features(config),
         licences=dict(licences),
         redistributable=not licence.obstacles(licences),
     )

@@ -15,7 +15,21 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from ukl_build import licence
 from ukl_build.errors import UklError
-from ukl_build.image import App, Init, Port, Protocol, Smoke
+from ukl_build.image import (
+    MAX_ATTACHED,
+    App,
+    Disk,
+    GuestPath,
+    Init,
+    Name,
+    Permissions,
+    Port,
+    Protocol,
+    Share,
+    Smoke,
+    UserId,
+)
+from ukl_build.initconf import check_places
 from ukl_build.model import Model, nearest, parse_toml
 
 RECIPE_FILE = "recipe.toml"
@@ -41,7 +55,6 @@ RelativePath = Annotated[str, AfterValidator(_file)]
 RelativeFolder = Annotated[str, AfterValidator(_folder)]
 """May be "." itself."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
 PackageName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
 Licence = Annotated[str, AfterValidator(licence.checked)]
 """An SPDX expression."""
@@ -194,6 +207,17 @@ class Limit(Model):
     hard: int | None = Field(default=None, ge=0)
 
 
+class GuestFile(Model):
+    """A file that the guest finds when it starts."""
+
+    source: RelativePath
+    """Beside the recipe."""
+    path: GuestPath
+    mode: Permissions = 0o644
+    uid: UserId = 0
+    gid: UserId = 0
+
+
 class Guest(Model):
     """The virtual machine and the process in it."""
 
@@ -211,6 +235,22 @@ class Guest(Model):
     limits: dict[str, Limit] = Field(default_factory=dict)
     """Resource in lower case without ``RLIMIT_``, such as ``nofile``."""
     smoke: Smoke | None = None
+    files: tuple[GuestFile, ...] = ()
+    disks: tuple[Disk, ...] = ()
+    shares: tuple[Share, ...] = ()
+    """Folders of the host; ``ukl-run -v HOST:MOUNT`` says which, else it is one of the image."""
+
+    @model_validator(mode="after")
+    def _nothing_hides_another(self) -> Guest:
+        attached: tuple[Disk | Share, ...] = (*self.disks, *self.shares)
+        names = [one.name for one in attached]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two disks or shares have the name {name!r}")
+        if len(attached) > MAX_ATTACHED:
+            raise ValueError(f"more than {MAX_ATTACHED} disks and shares")
+        check_places([one.mount for one in attached], [one.path for one in self.files])
+        return self
 
     @model_validator(mode="after")
     def _smoke_port_is_open(self) -> Guest:
@@ -300,7 +340,7 @@ def load_app(recipes: Path, name: str) -> tuple[AppRecipe, Path]:
     """Read an application's recipe.
 
     :param name: of the application, or a folder with a recipe of somebody's own.
-    :return: also what ``source.folder`` is relative to: the project, or that folder.
+    :return: also the folder that the recipe is in.
     :raise UklError: ``app-unknown`` with the nearest name, or ``recipe-invalid``.
     """
     known = names(recipes, Kind.APPLICATION)
@@ -318,9 +358,7 @@ def load_app(recipes: Path, name: str) -> tuple[AppRecipe, Path]:
             f"{folder / RECIPE_FILE} describes no application, its kind is {recipe.kind.value!r}",
             hint=f"choose one of: {', '.join(known)}",
         )
-    if folder.parent == recipes:
-        return recipe, recipes.parent
-    if recipe.name in known:
+    if folder.parent != recipes and recipe.name in known:
         raise UklError(
             "recipe-invalid",
             f"{folder / RECIPE_FILE}: {recipe.name!r} is the name of an application that is here"

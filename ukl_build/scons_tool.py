@@ -284,6 +284,8 @@ class Job:
     debs: Path | None
     """Folder with the Debian packages that the recipe links."""
     fragments: tuple[Path, ...]
+    files: tuple[userspace.ExtraFile, ...]
+    """Files that the recipe puts into the guest."""
     cache: Cache
     compiler: toolchain.Compiler
     reporter: Reporter
@@ -299,7 +301,8 @@ class Build:
     """The graph of one application."""
 
     def __init__(self, root: Path, values: Mapping[str, str]) -> None:
-        found, home = recipe.load_app(root / "recipes", values["app"])
+        recipes = root / "recipes"
+        found, folder = recipe.load_app(recipes, values["app"])
         if values["init"]:
             guest = found.guest.model_copy(update={"init": Init(values["init"])})
             found = found.model_copy(update={"guest": guest})
@@ -309,13 +312,14 @@ class Build:
                 f"app_src has no effect: {found.name} is built from {found.source.folder}",
                 hint="leave it out; it is for applications that are a Debian source package",
             )
+        plan.cmdline(found)  # what could not be run is not built first
         build = root / values["build"]
         cache = Cache.default()
         extra = tuple(name for name in values["fragments"].split(",") if name)
         given = [f"{name}={value}" for name, value in values.items() if value]
         self.job = Job(
             root=root,
-            home=home,
+            home=root if folder.parent == recipes else folder,
             layout=plan.Layout(build, found.name),
             app=found,
             linux=Origin.of(root, recipe.Kind.LINUX, values),
@@ -323,6 +327,7 @@ class Build:
             app_src=Path(values["app_src"]).resolve() if values["app_src"] else None,
             debs=Path(values["debs"]).resolve() if values["debs"] else None,
             fragments=fragment_files(root / "kconfig", plan.fragments(found, extra)),
+            files=guest_files(folder, found.guest.files),
             cache=cache,
             compiler=toolchain.compiler(cache.ccache),
             reporter=Reporter(build / "durations.json"),
@@ -377,13 +382,14 @@ class Build:
             [*tree, names, compiler, *fragments],
         )[:1]  # nothing is made of the report
         init = _files(userspace.INIT_SOURCE, "*.[ch]")
-        initramfs = self._stage("userspace", [layout.initramfs], [guest, compiler, *init])
+        own = sorted({str(file.source) for file in job.files})
+        initramfs = self._stage("userspace", [layout.initramfs], [guest, compiler, *init, *own])
         kernel = self._stage(
             "linux",
             [layout.kernel, layout.vmlinux],
             [*tree, *config, *archived, *initramfs, compiler],
         )
-        described = self._stage("image", [layout.image], [guest, *kernel])
+        described = self._stage("image", [layout.image], [guest, *config, *kernel])
         database = self._database(build) if isinstance(build, recipe.PlainBuild) else []
         self.env.Clean(described, [str(layout.folder), str(layout.logs)])
         self.env.Alias("image", described)
@@ -524,6 +530,26 @@ def fragment_files(folder: Path, names: Sequence[str]) -> tuple[Path, ...]:
                 hint=f"choose from: {', '.join(sorted(known))}",
             )
     return tuple(known[name] for name in names)
+
+
+def guest_files(folder: Path, files: Sequence[recipe.GuestFile]) -> tuple[userspace.ExtraFile, ...]:
+    """Return the files that a recipe puts into the guest.
+
+    :param folder: the recipe's.
+    :raise UklError: ``recipe-invalid`` if one is not there.
+    """
+    for file in files:
+        if not (folder / file.source).is_file():
+            raise UklError(
+                "recipe-invalid",
+                f"{folder / recipe.RECIPE_FILE} puts {file.source} at {file.path} in the guest,"
+                f" and there is no file {folder / file.source}",
+                hint="put the file there, or correct guest.files",
+            )
+    return tuple(
+        userspace.ExtraFile(folder / file.source, file.path, file.mode, file.uid, file.gid)
+        for file in files
+    )
 
 
 def _is_there(record: Path) -> bool:
@@ -810,7 +836,7 @@ def _kconfig(job: Job) -> None:
 
 
 def _userspace(job: Job) -> None:
-    spec = userspace.Userspace(conf=plan.init_conf(job.app))
+    spec = userspace.Userspace(conf=plan.init_conf(job.app), files=job.files)
     userspace.build_initramfs(spec, job.layout.initramfs, log=job.layout.logs / "userspace.log")
 
 
@@ -835,7 +861,8 @@ def _image(job: Job) -> None:
     parts = plan.licences(job.app, job.linux.project, job.glibc.project)
     for line in licence.obstacles(parts):
         job.reporter.say(f"warning: this image may not be handed on: {line}")
-    image.describe(job.app, job.layout.kernel, job.layout.image, parts)
+    layout = job.layout
+    image.describe(job.app, layout.kernel, layout.kconfig, layout.image, parts)
 
 
 STAGES: Mapping[str, Callable[[Job], None]] = {
@@ -871,7 +898,7 @@ CODE: Mapping[str, tuple[str, ...]] = {
     "kconfig": ("stages/kconfig.py", "dotconfig.py", "toolchain.py"),
     "userspace": ("stages/userspace.py", "cpio.py", "initconf.py", "plan.py"),
     "linux": ("stages/linux.py", "dotconfig.py", "toolchain.py", "elf/linked.py"),
-    "image": ("stages/image.py", "image.py", "plan.py", "cmdline.py", "licence.py"),
+    "image": ("stages/image.py", "image.py", "plan.py", "cmdline.py", "dotconfig.py", "licence.py"),
 }
 """Files of the package that decide what a stage writes.  What all share (errors, files, programs)
 and recipes, whose content is an input itself, are left out."""

@@ -241,6 +241,8 @@ static bool clear(const char *list)
 		conf.n_jobs = 0;
 	else if (equal(list, "dns"))
 		conf.n_dns = 0;
+	else if (equal(list, "mount"))
+		conf.n_mount = 0;
 	else
 		return false;
 	return true;

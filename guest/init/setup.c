@@ -90,6 +90,18 @@ static char *next_word(char **at)
 	return word;
 }
 
+/* Those above a folder, where they are missing. */
+static void make_parents(char *path)
+{
+	for (char *at = path; *at; at++) {
+		if (*at != '/' || at == path)
+			continue;
+		*at = '\0';
+		SYS2(mkdir, path, 0755);
+		*at = '/';
+	}
+}
+
 static size_t n_mounted; /* of conf.mount, which then holds the target alone */
 
 /* SOURCE TARGET TYPE [DATA]; "ro" as the first of DATA mounts read-only. */
@@ -107,6 +119,7 @@ bool setup_disks(char *wrong, size_t size)
 			flags |= MS_RDONLY;
 			data = *rest ? rest + 1 : rest;
 		}
+		make_parents(target);
 		/* A disk may be probed while this runs. */
 		while ((error = mount_at(source, target, type, flags, data)) &&
 		       (error == -ENOENT || error == -ENXIO) && now() < end)

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -30,6 +31,70 @@ static void file(const char *path)
 		fclose(in);
 	else
 		printf("%s: errno %d\n", path, errno);
+}
+
+static int failed(const char *path)
+{
+	printf("%s: errno %d\n", path, errno);
+	return 1;
+}
+
+/* Adds a line and has it on the disk. */
+static int append(const char *path, const char *line)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_APPEND, 0640);
+	int bad = fd < 0 || dprintf(fd, "%s\n", line) < 0 || fsync(fd);
+
+	if (bad)
+		return failed(path);
+	close(fd);
+	return 0;
+}
+
+/* Lines without end, each said when it is on the disk. */
+static int keep_log(const char *path)
+{
+	char line[16];
+
+	for (int i = 0;; i++) {
+		snprintf(line, sizeof(line), "%d", i);
+		if (append(path, line))
+			return 1;
+		printf("said %d\n", i);
+	}
+}
+
+static int fill(const char *path, int mib)
+{
+	static char block[1 << 20];
+	int fd = open(path, O_WRONLY | O_CREAT, 0600);
+
+	memset(block, 'x', sizeof(block));
+	for (int i = 0; i < mib; i++)
+		if (write(fd, block, sizeof(block)) != sizeof(block))
+			return failed(path);
+	if (fsync(fd))
+		return failed(path);
+	close(fd);
+	return 0;
+}
+
+/* Writes through a shared mapping. */
+static int copy(const char *from, const char *to)
+{
+	int in = open(from, O_RDONLY), out = open(to, O_RDWR | O_CREAT, 0640);
+	struct stat stat;
+	void *memory;
+
+	if (in < 0 || fstat(in, &stat))
+		return failed(from);
+	if (out < 0 || ftruncate(out, stat.st_size))
+		return failed(to);
+	memory = mmap(NULL, stat.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, out, 0);
+	if (memory == MAP_FAILED || read(in, memory, stat.st_size) != stat.st_size ||
+	    munmap(memory, stat.st_size))
+		return failed(to);
+	return 0;
 }
 
 static void state(char **argv, char **envp)
@@ -188,6 +253,16 @@ int main(int argc, char **argv, char **envp)
 		zombies();
 	if (!strcmp(what, "file"))
 		file(argv[2]);
+	if (!strcmp(what, "append"))
+		return append(argv[2], argv[3]);
+	if (!strcmp(what, "log"))
+		return keep_log(argv[2]);
+	if (!strcmp(what, "fill"))
+		return fill(argv[2], atoi(argv[3]));
+	if (!strcmp(what, "unlink"))
+		return unlink(argv[2]);
+	if (!strcmp(what, "copy"))
+		return copy(argv[2], argv[3]);
 	if (!strcmp(what, "kill"))
 		return kill(number, atoi(argv[3]));
 	if (!strcmp(what, "sleep"))

@@ -66,6 +66,27 @@ def test_a_change_that_leaves_the_object_as_it_was_stops_there(project: Project)
     assert project.calls() == []
 
 
+def test_a_file_beside_the_recipe_is_in_the_guest(project: Project) -> None:
+    path = project.root / "recipes" / "hello" / "recipe.toml"
+    files = 'files = [{ source = "a.conf", path = "/etc/a.conf" }]'
+    path.write_text(path.read_text().replace("[guest]", f"[guest]\n{files}"))
+    assert "there is no file" in project.build(status=2)
+    for text in ("first content", "other content"):
+        (path.parent / "a.conf").write_text(text)
+        project.build()
+        assert text.encode() in (project.out / "hello.bzImage").read_bytes()
+        assert project.calls()[-1] == "LD"
+
+
+def test_what_could_not_be_run_is_not_built(project: Project) -> None:
+    path = project.root / "recipes" / "hello" / "recipe.toml"
+    disk = 'disks = [{ name = "data", size_mib = 64, mount = "/data" }]'
+    path.write_text(path.read_text().replace("[guest]", f"[guest]\n{disk}"))
+    said = project.build("init=direct", status=2)
+    assert "hello has disks or shares, and without our init nobody mounts them" in said
+    assert not project.out.exists()
+
+
 @pytest.mark.parametrize(
     ("text", "code", "what"),
     [

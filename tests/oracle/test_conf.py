@@ -94,7 +94,7 @@ OURS = [
     (name, init, extra)
     for name in recipe.names(ROOT / "recipes", recipe.Kind.APPLICATION)
     for init in Init
-    for extra in ((), ("test", "debug-info", "ipv6", "virtio-blk", "ext4", "watchdog"))
+    for extra in ((), ("test", "debug-info", "ipv6", "virtio-blk", "ext4", "9p", "watchdog"))
 ]
 
 

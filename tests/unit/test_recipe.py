@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 from tests.project import APP_RECIPE, LINUX_RECIPE, ROOT
-from ukl_build import image, plan, recipe
+from ukl_build import image, plan, recipe, scons_tool
 from ukl_build.errors import UklError
+from ukl_build.image import Feature
+from ukl_build.stages.image import describe
+from ukl_build.stages.userspace import ExtraFile
 
 
 def write(folder: Path, text: str, name: str = "hello") -> Path:
@@ -109,10 +112,10 @@ def test_a_folder_with_a_recipe_may_be_anywhere_but_its_name_is_its_own(tmp_path
     write(recipes, APP_RECIPE)
     text = APP_RECIPE.replace('name = "hello"', 'name = "mine"').replace("samples/hello", ".")
     folder = write(tmp_path, text, "mine")
-    found, home = recipe.load_app(recipes, str(folder))
-    assert (found.name, found.source.folder, home) == ("mine", ".", folder)
-    assert recipe.load_app(recipes, "hello")[1] == tmp_path
-    assert recipe.load_app(recipes, str(recipes / "hello"))[1] == tmp_path
+    found, place = recipe.load_app(recipes, str(folder))
+    assert (found.name, found.source.folder, place) == ("mine", ".", folder)
+    assert recipe.load_app(recipes, "hello")[1] == recipes / "hello"
+    assert recipe.load_app(recipes, str(recipes / "hello"))[1] == recipes / "hello"
     with pytest.raises(UklError, match="'hello' is the name of an application that is here"):
         recipe.load_app(recipes, str(write(tmp_path / "mine", APP_RECIPE)))
     with pytest.raises(UklError, match="there is no application"):
@@ -166,10 +169,117 @@ def test_our_init_is_told_arguments_environment_and_limits(tmp_path: Path) -> No
 
 
 def test_an_image_description_survives_a_round_trip(tmp_path: Path) -> None:
-    before = plan.image(load(tmp_path), "hello.bzImage", {})
+    before = plan.image(load(tmp_path, ATTACHED), "hello.bzImage", {"EXT4_FS": "y"}, {})
+    assert before.disks
+    assert before.features == (Feature.EXT4,)
     image.store(before, tmp_path / "image.json")
     assert image.load(tmp_path / "image.json") == before
     assert '"schema": 1' in (tmp_path / "image.json").read_text()
+
+
+ATTACHED = """
+shares = [{ name = "www", mount = "/srv/www", read_only = true }]
+disks = [
+  { name = "deep", size_mib = 32, mount = "/data/deep" },
+  { name = "data", size_mib = 64, mount = "/data", uid = 7, gid = 8, mode = 0o750 },
+]
+"""
+
+
+def test_disks_and_shares_are_mounted_with_what_is_inside_of_others_last(tmp_path: Path) -> None:
+    found = plan.init_conf(load(tmp_path, ATTACHED)).mounts
+    assert [(one.source, one.target, one.type) for one in found] == [
+        ("/dev/vdb", "/data", "ext4"),
+        ("/dev/vda", "/data/deep", "ext4"),
+        ("share0", "/srv/www", "9p"),
+    ]
+    assert found[2].options.split(",")[0] == "ro"
+
+
+def test_disks_and_shares_bring_their_fragments(tmp_path: Path) -> None:
+    names = plan.fragments(load(tmp_path / "both", ATTACHED), ("ext4",))
+    assert names.index("net") < names.index("ext4") < names.index("ukl")
+    assert names.count("ext4") == names.count("virtio-blk") == names.count("9p") == 1
+    assert not {"ext4", "virtio-blk", "9p"} & set(plan.fragments(load(tmp_path / "none")))
+
+
+def test_a_feature_takes_all_of_its_options() -> None:
+    config = {"9P_FS": "y", "EXT4_FS": "m", "VIRTIO_BLK": "y"}
+    assert plan.features(config) == (Feature.VIRTIO_BLK,)
+    assert plan.features({**config, "NET_9P_VIRTIO": "y"})[1] is Feature.NINE_P
+
+
+def test_what_the_kernel_has_is_read_from_its_configuration(tmp_path: Path) -> None:
+    config, out = tmp_path / "config", tmp_path / "image.json"
+    config.write_text("CONFIG_9P_FS=y\nCONFIG_NET_9P_VIRTIO=y\n# CONFIG_EXT4_FS is not set\n")
+    parts = {"linux": "GPL-2.0-only", "app": "MIT"}
+    describe(load(tmp_path), Path("/a/kernel"), config, out, parts)
+    described = image.load(out)
+    assert described.features == (Feature.NINE_P,)
+    assert (described.licences, described.redistributable) == (parts, True)
+
+
+@pytest.mark.parametrize("attached", ATTACHED.strip().replace("\n", "").split("disks"))
+def test_a_disk_that_nobody_would_mount_is_refused(tmp_path: Path, attached: str) -> None:
+    text = attached if attached.startswith("shares") else f"disks{attached}"
+    with pytest.raises(UklError, match="without our init nobody mounts them"):
+        plan.cmdline(load(tmp_path, f"init = 'direct'\n{text}"))
+
+
+FILE = '{ source = "a.conf", path = "/etc/a.conf" }'
+
+
+def disks(*changed: str) -> str:
+    """Return disks; each has what the words say in place of NAME=VALUE of the same name."""
+    found = []
+    for words in changed:
+        keys = {"name": "'a'", "size_mib": "64", "mount": "'/a'"}
+        for word in words.split(","):
+            key, _, value = word.partition("=")
+            keys[key] = value
+        found.append("{" + ", ".join(f"{key} = {value}" for key, value in keys.items()) + "}")
+    return f"disks = [{', '.join(found)}]\n"
+
+
+@pytest.mark.parametrize(
+    ("guest", "expected"),
+    [
+        (f"files = [{FILE}, {FILE}]", "two things are at /etc/a.conf"),
+        (disks("mount='/a'", "mount='/b'"), "have the name 'a'"),
+        (disks("name='a'", "name='b'"), "two things are at /a"),
+        (disks("mount='/etc'") + f"files = [{FILE}]", "something is mounted on /etc"),
+        (f"files = [{FILE.replace('/etc', '/tmp')}]", "something is mounted on /tmp"),
+        (f"files = [{FILE.replace('/etc', '/dev')}]", "/dev is the kernel's own"),
+        (f"files = [{FILE.replace('a.conf', '../a', 1)}]", "stays inside its folder"),
+        (disks("mount='/proc/x'"), "/proc is the kernel's own"),
+        (disks("mount='/etc/a.conf/x'") + f"files = [{FILE}]", "/etc/a.conf is a file"),
+        (disks("mount='/'"), "not an absolute path"),
+        (disks("mount='/a/'"), "in its shortest form"),
+        (disks("mount='/a b'"), "a mount point has no blanks"),
+        (disks("size_mib=8"), "greater than or equal to 16"),
+        (disks("fs='xfs'"), "Input should be 'ext4'"),
+        (disks("mont='/a'"), "did you mean 'mount'?"),
+        (disks(*(f"name='a{n}',mount='/a{n}'" for n in range(17))), "more than 16 disks"),
+    ],
+)
+def test_what_hides_or_excludes_each_other_is_refused(
+    tmp_path: Path, guest: str, expected: str
+) -> None:
+    with pytest.raises(UklError) as caught:
+        load(tmp_path, guest)
+    assert caught.value.code == "recipe-invalid"
+    assert expected in str(caught.value)
+
+
+def test_a_file_that_is_not_beside_the_recipe_is_named(tmp_path: Path) -> None:
+    files = load(tmp_path, f"files = [{FILE}]").guest.files
+    folder = tmp_path / "hello"
+    with pytest.raises(UklError, match=r"puts a.conf at /etc/a.conf in the guest, and there is no"):
+        scons_tool.guest_files(folder, files)
+    (folder / "a.conf").write_text("x")
+    assert scons_tool.guest_files(folder, files) == (
+        ExtraFile(folder / "a.conf", "/etc/a.conf", 0o644),
+    )
 
 
 def test_a_damaged_image_description_is_refused(tmp_path: Path) -> None:

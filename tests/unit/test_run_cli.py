@@ -20,8 +20,9 @@ import pytest
 from tests.unit.guests import assemble
 from ukl_build import cpio, image, scons_tool
 from ukl_build.errors import UklError
-from ukl_build.image import App, Image, Init, Port, Smoke
+from ukl_build.image import App, Disk, Feature, Image, Init, Port, Share, Smoke
 from ukl_build.run import cli
+from ukl_build.run.attach import Attached
 from ukl_build.run.vm import Forward, Vm
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -226,6 +227,57 @@ def test_an_image_without_a_smoke_test_says_so(place: Place) -> None:
     assert (code, "error[run-invalid]: app has no smoke test" in err) == (2, True)
 
 
+DATA = Disk(name="data", size_mib=16, mount="/data")
+WWW = Share(name="www", mount="/www")
+ATTACHED: dict[str, Any] = {
+    "disks": (DATA,),
+    "shares": (WWW,),
+    "features": tuple(Feature),
+    "init": Init.RING3,
+}
+
+
+def test_what_is_kept_is_in_the_state_folder(place: Place) -> None:
+    place.image("power_off", **ATTACHED)
+    state = place.root / "state" / "ukl-build" / "disks" / "app"
+    code, _, err = place.run("--qemu", "app")
+    # The guest has no init that would say how it went.
+    assert code == 243, err
+    assert f"made {state}/data.img: 16 MiB, sparse, ext4, for /data" in err
+    assert {path.name for path in state.iterdir()} == {"data.img", "www"}
+    before = (state / "data.img").stat().st_mtime_ns
+    assert "made" not in place.run("--qemu", "app")[2]
+    assert (state / "data.img").stat().st_mtime_ns == before
+
+
+def test_a_smoke_test_leaves_what_is_kept_alone(place: Place) -> None:
+    smoke = Smoke(port=5555, send="hi\n", expect="hi\n", deadline_s=2)
+    place.image("power_off", ports=(Port(guest=5555),), smoke=smoke, **ATTACHED)
+    code, _, err = place.run("--qemu", "app", "--smoke")
+    assert code == 243, err
+    assert "data.img" in err
+    assert not (place.root / "state" / "ukl-build" / "disks").exists()
+
+
+def test_two_runs_do_not_share_a_disk(place: Place) -> None:
+    place.image("spin", "up\n", **ATTACHED)
+    with place.start("--qemu", "app", "--disk", "b.img") as process:
+        pid = running(process)
+        with place.start("--qemu", "app", "--disk", "b.img") as second:
+            _, err = second.communicate(timeout=ENOUGH_S)
+        process.kill()
+    assert second.returncode == 3
+    assert f"error[disk-busy]: b.img is the disk of another running machine: process {pid}" in err
+    assert gone(pid)
+
+
+def test_a_mistake_elsewhere_makes_no_disk(place: Place) -> None:
+    place.image("power_off", **ATTACHED)
+    code, _, err = place.run("--qemu", "app", "--append", "x" * 3000)
+    assert (code, "longer than 2047" in err) == (2, True)
+    assert not (place.root / "state" / "ukl-build" / "disks").exists()
+
+
 def running(process: subprocess.Popen[str]) -> int:
     """Wait until the guest runs; return QEMU's process id."""
     assert process.stdout is not None
@@ -363,12 +415,11 @@ RING3 = Image(
     cpus=1,
     app=App(argv=("/UKL", "old")),
 )
-DIRECT = RING3.model_copy(update={"init": Init.DIRECT})
 VM = Vm("app", kernel=Path("k"), cmdline=("quiet", "--", "old"))
 
 
 def test_arguments_reach_our_init_in_a_file(tmp_path: Path) -> None:
-    vm = cli.with_args(VM, RING3, ("a b", "", '"\n'), tmp_path)
+    vm = cli.with_overlay(VM, RING3, ("a b", "", '"\n'), Attached(), tmp_path)
     assert vm.cmdline == VM.cmdline
     assert vm.initrd is not None
     expected = 'clear=arg\narg=/UKL\narg=a b\narg=\narg="\\n\n'
@@ -376,16 +427,16 @@ def test_arguments_reach_our_init_in_a_file(tmp_path: Path) -> None:
     assert vm.initrd.read_bytes()[:6] == cpio.MAGIC.encode()
 
 
-def test_arguments_reach_process_1_on_the_command_line(tmp_path: Path) -> None:
-    vm = cli.with_args(VM, DIRECT, ("a b", "-c", "x=y"), tmp_path)
+def test_arguments_reach_process_1_on_the_command_line() -> None:
+    vm = cli.with_args(VM, ("a b", "-c", "x=y"))
     assert vm.cmdline == ("quiet", "--", '"a b"', "-c", "x=y")
     assert vm.initrd is None
 
 
 @pytest.mark.parametrize("args", [('say "x"',), ("",), ("a\nb",), ("é",), ("--",), ("x",) * 32])
-def test_what_the_kernel_cannot_pass_on_is_refused(tmp_path: Path, args: tuple[str, ...]) -> None:
+def test_what_the_kernel_cannot_pass_on_is_refused(args: tuple[str, ...]) -> None:
     with pytest.raises(UklError) as caught:
-        cli.with_args(VM, DIRECT, args, tmp_path)
+        cli.with_args(VM, args)
     assert caught.value.code == "run-invalid"
 
 

@@ -175,6 +175,14 @@ def test_one_run_lays_over_the_image(reader: Reader) -> None:
     assert (got["jobs"], got["app"]) == ([], "/other")
 
 
+def test_a_run_replaces_what_is_mounted(reader: Reader) -> None:
+    image = render(InitConf(mounts=(Mount("/dev/vda", "/a", "ext4"),)))
+    assert reader.read(image, run=render_overlay(mounts=()))["mount"] == []
+    got = reader.read(image, run=render_overlay(mounts=(Mount("share0", "/b", "9p", "ro,x"),)))
+    assert got["mount"] == ["share0 /b 9p ro,x"]
+    assert reader.read(image, run=render_overlay(app="/x"))["mount"] == ["/dev/vda /a ext4"]
+
+
 def test_a_cleared_job_leaves_no_option_behind(reader: Reader) -> None:
     image = render(InitConf(jobs=(Job(("/old",), Mode.AFTER, uid=7, any_end=True, name="n"),)))
     got = reader.read(image, run=render_overlay(jobs=(Job(("/new",)),)))

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ukl_build.image import App, Disk, Image, Init, Protocol
+from ukl_build.image import App, Image, Init, Protocol
 from ukl_build.run.qemu import Wiring, argv
-from ukl_build.run.vm import Accel, Drive, Forward, Vm, from_image, guarded
+from ukl_build.run.vm import Accel, Drive, Folder, Forward, Vm, from_image, guarded
 
 WIRING = Wiring(qmp=5, status=6, console=Path("/logs/console.log"))
 
@@ -27,7 +27,6 @@ def test_an_image_becomes_a_machine() -> None:
         cpus=2,
         init=Init.DIRECT,
         app=App(argv=("/UKL",)),
-        disks=(Disk(path="disk.img", read_only=True),),
     )
     assert from_image(image, Path("/b/app")) == Vm(
         name="app",
@@ -35,7 +34,6 @@ def test_an_image_becomes_a_machine() -> None:
         cmdline=("panic=-1", "no_timer_check", "console=ttyS0", "quiet"),
         memory_mib=96,
         cpus=2,
-        drives=(Drive(Path("/b/app/disk.img"), read_only=True),),
         init=Init.DIRECT,
     )
 
@@ -86,9 +84,25 @@ def test_a_machine_can_be_without_a_network() -> None:
 
 def test_drives_keep_their_order_and_their_protection() -> None:
     vm = Vm("x", drives=(Drive(Path("/a,b.img")), Drive(Path("/c.img"), read_only=True)))
-    assert option(vm, "-drive") == [
-        "file=/a,,b.img,format=raw,if=none,id=disk0,readonly=off",
-        "file=/c.img,format=raw,if=none,id=disk1,readonly=on",
+    first, second = option(vm, "-drive")
+    assert first.startswith("file=/a,,b.img,format=raw,if=none,id=disk0,readonly=off,")
+    assert second.startswith("file=/c.img,format=raw,if=none,id=disk1,readonly=on,")
+
+
+def test_what_the_guest_flushes_is_flushed() -> None:
+    words = option(Vm("x", drives=(Drive(Path("/a.img")),)), "-drive")[0].split(",")
+    assert {"cache.writeback=on", "cache.no-flush=off", "file.locking=on"} < set(words)
+
+
+def test_folders_keep_their_order_and_their_protection() -> None:
+    vm = Vm("x", folders=(Folder(Path("/a,b")), Folder(Path("/c"), read_only=True)))
+    first, second = option(vm, "-fsdev")
+    assert first.startswith("local,id=folder0,path=/a,,b,readonly=off,security_model=none")
+    assert second.startswith("local,id=folder1,path=/c,readonly=on,")
+    devices = [word for word in option(vm, "-device") if "9p" in word]
+    assert [word.split(",")[1:3] for word in devices] == [
+        ["fsdev=folder0", "mount_tag=share0"],
+        ["fsdev=folder1", "mount_tag=share1"],
     ]
 
 

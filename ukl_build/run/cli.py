@@ -26,9 +26,10 @@ from ukl_build.cmdline import MAX_COMMAND_LINE, quote_args
 from ukl_build.elf.names import ENTRY, PREFIX
 from ukl_build.errors import Fault, UklError
 from ukl_build.image import Image, Init, Protocol, Smoke, load
-from ukl_build.initconf import RUN_CONF, render_overlay
+from ukl_build.initconf import RUN_CONF, mounts, render_overlay
 from ukl_build.model import nearest
-from ukl_build.run import accel
+from ukl_build.run import accel, attach
+from ukl_build.run.disk import MIB
 from ukl_build.run.machine import Machine
 from ukl_build.run.outcome import EXIT_STATUS, Kind, Outcome
 from ukl_build.run.vm import LOCALHOST, Accel, Forward, Vm, from_image
@@ -38,6 +39,7 @@ IMAGE_FILE = "image.json"
 
 GDB_PORT = 1234
 """QEMU's own choice, and the one in everybody's notes."""
+
 
 KEPT_LOGS = 20
 """Console logs of one application that are kept."""
@@ -66,7 +68,7 @@ EXAMPLES = """\
 examples:
   ukl-run --qemu tcp_server -p 5555:5555       run build/tcp_server, Ctrl-C stops it
   ukl-run --qemu tcp_server --smoke            ask it what its recipe asks, and stop it
-  ukl-run --qemu build/redis -p 0:6379 -- --save ''
+  ukl-run --qemu build/redis -p 0:6379 --disk other.img -- --save ''
   ukl-run --qemu hello --gdb                   wait for gdb, and say how to start it
 """
 
@@ -142,6 +144,33 @@ def parser() -> argparse.ArgumentParser:
         help="forward a port of this machine; HOST 0 takes a free one, /udp after it for UDP",
     )
     made.add_argument(
+        "--disk",
+        dest="disks",
+        metavar="FILE[:GUEST]",
+        type=attach.disk_option,
+        action="append",
+        default=[],
+        help="ext4 disk at GUEST, or the recipe's; made if missing",
+    )
+    made.add_argument(
+        "-v",
+        dest="shares",
+        metavar="HOST:GUEST[:ro]",
+        type=attach.share_option,
+        action="append",
+        default=[],
+        help="share a folder of this machine with the guest",
+    )
+    made.add_argument(
+        "--file",
+        dest="files",
+        metavar="HOST:GUEST",
+        type=attach.file_option,
+        action="append",
+        default=[],
+        help="put a copy of a file into the guest",
+    )
+    made.add_argument(
         "-m", dest="memory", metavar="MIB", type=_count(32, 1 << 20, "MiB"), help="memory"
     )
     made.add_argument("--cpus", metavar="N", type=_count(1, 64, "processors"), help="processors")
@@ -190,23 +219,47 @@ def find_image(name: str, build: Path = BUILD) -> Path:
     )
 
 
-def with_args(vm: Vm, image: Image, args: Sequence[str], scratch: Path) -> Vm:
-    """Return the machine with other arguments for its application.
+def with_overlay(
+    vm: Vm, image: Image, args: Sequence[str], found: attach.Attached, scratch: Path
+) -> Vm:
+    """Return the machine with what is laid over its image: files, and what its init is told.
 
-    An init of ours gets them in a file laid over the image, so that any character can be in them.
-    An application that is process 1 itself gets them from the kernel's command line.
+    :param args: the application's other arguments, if any: any character can be in them.
+    :raise UklError: ``run-invalid`` if the guest could not take it.
+    :raise OSError: if a file cannot be read.
+    """
+    argv = (image.app.argv[0], *args) if args else None
+    other = found.mounts() != mounts(image.disks, image.shares)
+    try:
+        entries = attach.overlay(found)
+        if image.init is Init.RING3 and (argv or other):
+            conf = render_overlay(argv=argv, mounts=found.mounts() if other else None)
+            entries.append(cpio.file(RUN_CONF, conf))
+        data = cpio.archive(entries)
+    except ValueError as error:
+        raise UklError("run-invalid", str(error), hint="pass less") from error
+    if not entries:
+        return vm
+    # It is in memory twice while it is unpacked, and the guest needs some for itself.
+    if len(data) > vm.memory_mib * MIB // 4:
+        raise UklError(
+            "run-invalid",
+            f"the files have {len(data) // MIB} MiB, more than a quarter of the guest's memory"
+            f" ({vm.memory_mib} MiB)",
+            hint="share their folder with -v, or give the guest more with -m",
+        )
+    initrd = scratch / "run.cpio"
+    initrd.write_bytes(data)
+    return replace(vm, initrd=initrd)
+
+
+def with_args(vm: Vm, args: Sequence[str]) -> Vm:
+    """Return the machine with other arguments for an application that is process 1 itself.
+
+    It gets them from the kernel's command line.
 
     :raise UklError: ``run-invalid`` if the kernel could not pass them on.
     """
-    if image.init is Init.RING3:
-        argv = (image.app.argv[0], *args)
-        try:
-            overlay = cpio.archive([cpio.file(RUN_CONF, render_overlay(argv=argv))])
-        except ValueError as error:
-            raise UklError("run-invalid", str(error), hint="pass less") from error
-        initrd = scratch / "run.cpio"
-        initrd.write_bytes(overlay)
-        return replace(vm, initrd=initrd)
     try:
         words = quote_args(args)
     except ValueError as error:
@@ -427,8 +480,18 @@ def run(options: argparse.Namespace) -> int:
                 f"gdb would know no names: {vmlinux} is not there",
                 hint=f"build it: scons app={image.name}",
             )
-        if options.args:
-            vm = with_args(vm, image, options.args, Path(scratch))
+        # A smoke test starts with empty disks, and leaves alone what others have written.
+        state = Path(scratch) if options.smoke else user_state_path("ukl-build")
+        found = attach.attached(
+            image,
+            options.disks,
+            options.shares,
+            options.files,
+            state=state / "disks" / image.name,
+        )
+        vm = found.to(replace(vm, memory_mib=options.memory or vm.memory_mib))
+        if options.args and image.init is Init.DIRECT:
+            vm = with_args(vm, options.args)
         # What gdb reads of vmlinux is where the kernel was linked, not where KASLR would put it.
         vm = with_parameters(vm, "nokaslr" if options.gdb is not None else "")
         vm = with_parameters(vm, options.append)
@@ -440,12 +503,14 @@ def run(options: argparse.Namespace) -> int:
         )
         vm = replace(
             vm,
-            memory_mib=options.memory or vm.memory_mib,
             cpus=options.cpus or vm.cpus,
             accel=verdict.accel,
             forwards=tuple(forwards),
             gdb=options.gdb,
         )
+        # Last, so that a mistake elsewhere makes no disk.
+        attach.prepare(found, say)
+        vm = with_overlay(vm, image, options.args, found, Path(scratch))
         console = console_path(image.name, options.log_file)
         how = "KVM" if verdict.accel is Accel.KVM else "TCG (emulation)"
         say(f"starting {image.name} under {how}, {verdict.why}; console log: {console}")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ukl_build.initconf import STATUS_PORT
+from ukl_build.initconf import STATUS_PORT, share_tag
 from ukl_build.run.vm import LOCALHOST, Accel, Vm
 
 PROGRAM = "qemu-system-x86_64"
@@ -28,6 +28,29 @@ VIRTIO = "disable-legacy=on"
 
 PANIC = "panic=exit-failure,reboot=shutdown,shutdown=poweroff"
 """QEMU would exit 0 on a panic, a reset and a power-off alike."""
+
+
+DISK = (
+    # What the guest has flushed is in the host's file and on its disk (fdatasync), what it has not
+    # is in the host's page cache.  direct=on would not make that safer, and not all file systems
+    # have it; no-flush=on ("unsafe") would drop the guest's flushes.
+    "cache.writeback=on,cache.direct=off,cache.no-flush=off,"
+    # What the guest discards is a hole in the file.
+    "discard=unmap,"
+    # Two machines on one disk would destroy it.
+    "file.locking=on"
+)
+"""Of every drive."""
+
+SHARE = (
+    # Files are as the guest makes them, owned by whoever runs QEMU: root is not needed, a change of
+    # owner has no effect.  mapped-xattr would hide modes and owners in attributes that other
+    # programs do not know, and make files of symbolic links.
+    "security_model=none,"
+    # A folder may have others mounted in it, whose inode numbers may be the same.
+    "multidevs=remap"
+)
+"""Of every shared folder."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +98,15 @@ def argv(vm: Vm, wiring: Wiring, *, program: str = PROGRAM) -> list[str]:
     for number, drive in enumerate(vm.drives):
         readonly = "on" if drive.read_only else "off"
         file = f"file={escape(drive.path)},format=raw,if=none,id=disk{number},readonly={readonly}"
-        words += ["-drive", file]
+        words += ["-drive", f"{file},{DISK}"]
         boot = f",bootindex={number}" if vm.kernel is None else ""
         words += ["-device", f"virtio-blk-pci,drive=disk{number}{boot},{VIRTIO}"]
+    for number, folder in enumerate(vm.folders):
+        readonly = "on" if folder.read_only else "off"
+        path = f"id=folder{number},path={escape(folder.path)},readonly={readonly}"
+        words += ["-fsdev", f"local,{path},{SHARE}"]
+        tag = f"fsdev=folder{number},mount_tag={share_tag(number)}"
+        words += ["-device", f"virtio-9p-pci,{tag},{VIRTIO}"]
     if vm.gdb is not None:
         words += ["-gdb", f"tcp:{LOCALHOST}:{vm.gdb}"]
     return [*words, *vm.extra]

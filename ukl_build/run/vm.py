@@ -41,6 +41,14 @@ class Drive:
 
 
 @dataclass(frozen=True)
+class Folder:
+    """A folder of the host, attached as virtio-9p."""
+
+    path: Path
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
 class Vm:
     """One virtual machine."""
 
@@ -59,6 +67,7 @@ class Vm:
     forwards: tuple[Forward, ...] = ()
     network: bool = True
     drives: tuple[Drive, ...] = ()
+    folders: tuple[Folder, ...] = ()
     init: Init = Init.RING3
     """Whether an init inside reports over the status port and knows the power button."""
     gdb: int | None = None
@@ -91,7 +100,7 @@ def guarded(cmdline: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def from_image(image: Image, folder: Path) -> Vm:
-    """Return the machine that an image asks for.
+    """Return the machine that an image asks for, without its disks and folders.
 
     :param folder: where its image.json is.
     """
@@ -101,6 +110,5 @@ def from_image(image: Image, folder: Path) -> Vm:
         cmdline=guarded(image.cmdline),
         memory_mib=image.memory_mib,
         cpus=image.cpus,
-        drives=tuple(Drive(folder / disk.path, disk.read_only) for disk in image.disks),
         init=image.init,
     )

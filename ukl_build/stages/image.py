@@ -6,14 +6,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ukl_build import image, plan
+from ukl_build import dotconfig, image, plan
 from ukl_build.recipe import AppRecipe
 
 
-def describe(recipe: AppRecipe, kernel: Path, out: Path, licences: Mapping[str, str]) -> None:
+def describe(
+    recipe: AppRecipe, kernel: Path, config: Path, out: Path, licences: Mapping[str, str]
+) -> None:
     """Write the description of an image beside its kernel.
 
+    :param config: the kernel's .config.
     :param licences: of its parts, see :func:`ukl_build.plan.licences`.
     :raise UklError: ``recipe-invalid``.
     """
-    image.store(plan.image(recipe, kernel.name, licences), out)
+    settings = dotconfig.read_settings(config.read_text(encoding="utf-8"))
+    image.store(plan.image(recipe, kernel.name, settings, licences), out)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ukl_build import cpio, files, proc
 from ukl_build.errors import UklError
-from ukl_build.initconf import INIT_CONF, InitConf, render
+from ukl_build.initconf import INIT_CONF, PRIVATE_FOLDERS, InitConf, render
 
 INIT_SOURCE = Path(__file__).resolve().parents[2] / "guest" / "init"
 """Folder of the init's C files."""
@@ -101,7 +101,7 @@ def entries(spec: Userspace, init: bytes) -> list[cpio.Entry]:
             cpio.file("/init", init, mode=0o755),
             cpio.file(INIT_CONF, render(conf)),
             *(cpio.folder(path) for path in ("/proc", "/run", "/sys")),
-            cpio.folder("/root", mode=0o700),
+            *(cpio.folder(path, mode=mode) for path, mode in PRIVATE_FOLDERS.items()),
             cpio.folder("/tmp", mode=0o1777),
             # Only these may be replaced by a recipe; another file twice is a mistake.
             *(entry for entry in _etc(conf) if entry.path not in own),
