@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ukl_build.elf.reader import Kind, describe
+from ukl_build.elf.reader import Kind, describe, parse_object
+from ukl_build.errors import UklError
 from ukl_build.lint.findings import Finding, finding
 
 _ARCHIVE, _THIN = b"!<arch>\n", b"!<thin>\n"
@@ -83,7 +84,7 @@ def _read(shown: str, path: Path, found: Inputs) -> None:
         except (ValueError, IndexError, UnicodeDecodeError) as error:
             found.findings.append(finding("format", shown, f"is a damaged archive: {error}"))
             return
-        if archive.units and archive.index is None:
+        if archive.index is None and any(map(_is_object, archive.units)):
             found.findings.append(finding("index", shown, "is an archive without a symbol index"))
         found.archives.append(archive)
     elif not data.startswith(b"\x7fELF") and _SCRIPT.search(data[:4096]) and b"\0" not in data:
@@ -118,6 +119,15 @@ def named_by(path: Path) -> list[Path]:
     if head.startswith((_ARCHIVE, _THIN)) or not _SCRIPT.search(head):
         return []
     return [one.resolve() for one in _named(head.decode("utf-8", "replace"), path.parent) or ()]
+
+
+def _is_object(unit: Unit) -> bool:
+    """Tell whether ar would have put the names of a member into an index: it reads it, too."""
+    try:
+        parse_object(unit.data, unit.file)
+    except UklError:
+        return False
+    return True
 
 
 def problem(unit: Unit, damage: str) -> Finding:
