@@ -55,7 +55,7 @@ schema = 1
 kind = "application"
 name = "hello"
 summary = "small"
-licence = "Apache-2.0"
+licence = "MIT"
 
 [source]
 folder = "samples/hello"

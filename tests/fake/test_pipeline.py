@@ -391,3 +391,16 @@ def test_a_make_that_outlives_its_build_keeps_the_next_one_waiting(
     assert second.wait(timeout=60) == 0, log.read_text()
     # The first make has ended by itself and well, so nothing of it is torn but nothing says so.
     assert (project.out / "hello.bzImage").exists()
+
+
+def test_an_image_that_may_not_be_handed_on_is_built_with_a_warning(project: Project) -> None:
+    said = project.build()
+    assert "warning" not in said
+    described = image.load(project.out / "image.json")
+    assert described.redistributable
+    assert described.licences["hello"] == "MIT"
+    recipe = project.root / "recipes" / "hello" / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace('"MIT"', '"SSPL-1.0"'))
+    said = project.build()
+    assert "warning: this image may not be handed on: hello is under SSPL-1.0" in said
+    assert not image.load(project.out / "image.json").redistributable
