@@ -113,7 +113,7 @@ def archive(
         libraries=library.libraries,
         after=library.after,
     )
-    make_archive(app, out, zero=zero or {})
+    make_archive(app, out, zero=zero)
 
 
 def static(out: Path, objects: Sequence[Path], library: libc.Parts) -> None:

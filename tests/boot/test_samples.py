@@ -79,7 +79,7 @@ def sample(name: str, built: Path, folder: Path) -> Sample:
 def in_both_rings(app_o: Path, built: Path, folder: Path) -> Sample:
     """Link the archive of a folder, its UKL.a, into a kernel, and what it was made of by itself."""
     program = folder / "program"
-    static(program, [app_o], libc.Parts((), (), ()))
+    static(program, [app_o], libc.Parts())
     return Sample(link_kernel(built, folder).kernel, program)
 
 
