@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from tests.boot import ring0
+from tests.conftest import scons
+from tests.project import ROOT
 from ukl_build.run.guest import start_guest
 from ukl_build.run.machine import Machine
 from ukl_build.run.outcome import Kind, Outcome
@@ -49,6 +51,25 @@ def ended_well(machine: Machine, wait_s: float) -> list[str]:
 def kernel(built: Path) -> Path:
     """Return the kernel to boot."""
     return built / "tcp_server.bzImage"
+
+
+def application(name: str, built: Path, *words: str) -> Path:
+    """Build an application and ask it what its recipe says; return its outputs.
+
+    :param built: build/APP of another one; what both kernels have is not compiled again.
+    :param words: variables of SCons.
+    """
+    out = ROOT / "build" / "test" / name
+    if not (out / "linux").exists():
+        ring0.copy_kernel(built / "linux", out / "linux")
+    scons(f"app={name}", "build=build/test", *words, "smoke")
+    return out
+
+
+@pytest.fixture(scope="session")
+def redis_image(built: Path) -> Path:
+    """Return the outputs of a build of redis, with shared folders for those who want them."""
+    return application("redis", built, "fragments=9p")
 
 
 @pytest.fixture(scope="session")

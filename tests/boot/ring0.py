@@ -124,17 +124,19 @@ def static(out: Path, objects: Sequence[Path], library: libc.Parts) -> None:
     subprocess.run([*argv, *library.after], check=True)
 
 
-def _move_tools(old: Path, new: Path) -> None:
-    """Tell objtool's makefiles the new place, or they make it again and with it all objects.
-
-    It is the only part of the output folder that remembers where it was made.
-    """
-    for path in (new / "tools").rglob(".*.cmd"):
+def copy_kernel(old: Path, new: Path) -> None:
+    """Copy make's output folder of a kernel, so that only what differs is compiled in the copy."""
+    copying = new.with_name(f"{new.name}.copying")
+    shutil.rmtree(copying, ignore_errors=True)
+    shutil.copytree(old, copying, symlinks=True)
+    # objtool's makefiles alone remember where they were, and would make it and all objects again.
+    for path in (copying / "tools").rglob(".*.cmd"):
         text = path.read_text()
         if str(old) in text:
             time = path.stat().st_mtime_ns
             path.write_text(text.replace(str(old), str(new)))
             os.utime(path, ns=(time, time))
+    copying.rename(new)
 
 
 def fragments_of(built: Path) -> list[str]:
@@ -183,8 +185,7 @@ def link_kernel(built: Path, folder: Path, fragments: Sequence[str] = ()) -> Rin
     built = built.resolve()
     shutil.copy2(built / "initramfs.cpio", folder)
     out = folder / "linux"
-    shutil.copytree(built / "linux", out, symlinks=True)
-    _move_tools(built / "linux", out)
+    copy_kernel(built / "linux", out)
     result = Ring0(folder / "suite.bzImage", folder / "suite.vmlinux")
     config = built / "kconfig" / "config"
     if fragments:

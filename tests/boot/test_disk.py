@@ -30,9 +30,9 @@ LOG = f"{DATA.mount}/log"
 
 
 @pytest.fixture(scope="session")
-def kernel(built_for_tests: Path) -> Path:
+def kernel(redis_image: Path) -> Path:
     """Return a kernel with the drivers."""
-    return built_for_tests / "tcp_server.bzImage"
+    return redis_image / "redis.bzImage"
 
 
 @pytest.fixture

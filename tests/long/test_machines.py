@@ -18,7 +18,7 @@ from ukl_build.stages import dsc
 pytestmark = pytest.mark.long
 
 README = (ROOT / "README.md").read_text()
-COMMANDS = ("./bootstrap scons app=tcp_server smoke", "./bootstrap scons test")
+COMMANDS = ("./bootstrap scons app=redis smoke", "./bootstrap scons test")
 
 
 @pytest.mark.skipif(
