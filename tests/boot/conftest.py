@@ -12,8 +12,12 @@ from typing import Any
 import pytest
 
 from tests.boot import ring0
+from tests.boot.redis_guest import Redis
 from tests.conftest import scons
 from tests.project import ROOT
+from ukl_build import image
+from ukl_build.run import disk
+from ukl_build.run.cli import IMAGE_FILE
 from ukl_build.run.guest import start_guest
 from ukl_build.run.machine import Machine
 from ukl_build.run.outcome import Kind, Outcome
@@ -112,3 +116,12 @@ def start(kernel: Path, helper: Path, base: Path, tmp_path: Path) -> Iterator[St
             return machines.enter_context(machine)
 
         yield start_one
+
+
+@pytest.fixture
+def server(start: Start, redis_image: Path, tmp_path: Path) -> Redis:
+    """Return Redis with a new disk; the test starts it."""
+    data = tmp_path / "data.img"
+    (described,) = image.load(redis_image / IMAGE_FILE).disks
+    assert disk.make(data, described)
+    return Redis(start, redis_image, data)

@@ -18,7 +18,7 @@ MAGIC = 0x6A736677736872
 HEADER = struct.Struct("<QQQI")
 """magic, version, entries, bytes of a sector."""
 ENTRY = struct.Struct("<QQQQ")
-"""First sector, sectors, flags, bytes of data."""
+"""First sector, sectors, flags, bytes of a mark's text (QEMU makes none)."""
 FLUSH, DISCARD = 1, 4
 
 
@@ -44,9 +44,9 @@ def read(log: Path) -> Iterator[Request]:
         at = sector
         while at + sector <= size:
             file.seek(at)
-            first, count, flags, length = ENTRY.unpack(file.read(ENTRY.size))
+            first, count, flags, _ = ENTRY.unpack(file.read(ENTRY.size))
             data = at + sector
-            at = data + -(-length // sector) * sector
+            at = data if flags & DISCARD else data + count * sector
             if at > size:
                 return
             yield Request(first * sector, count * sector, flags, data, at)

@@ -16,9 +16,10 @@ from tests.boot.conftest import Start, console
 from tests.boot.test_init import BOOT_S, conf, end, helper, said
 from tests.boot.test_ukl_run import run
 from ukl_build import image
-from ukl_build.image import App, Disk, Feature, Image, Port, Share, Smoke
+from ukl_build.image import App, Disk, Feature, Image, Share
 from ukl_build.initconf import mounts
 from ukl_build.run import disk
+from ukl_build.run.cli import IMAGE_FILE
 from ukl_build.run.outcome import Kind, Outcome
 from ukl_build.run.vm import Drive, Folder, Vm
 
@@ -55,8 +56,6 @@ def folder(kernel: Path, tmp_path: Path) -> Path:
         cmdline=(),
         memory_mib=256,
         cpus=1,
-        ports=(Port(guest=5555),),
-        smoke=Smoke(port=5555, send="hello\n", expect="hello\n", deadline_s=60),
         app=App(argv=("/UKL",)),
         disks=(DATA,),
         features=tuple(Feature),
@@ -171,8 +170,12 @@ def test_folders_are_shared_both_ways(start: Start, tmp_path: Path) -> None:
     assert (there / "in").read_text() == "of the host\n"
 
 
-def test_a_smoke_test_has_disks_of_its_own(folder: Path, tmp_path: Path) -> None:
+def test_a_smoke_test_has_disks_of_its_own(redis_image: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "app"
+    folder.mkdir()
+    for name in (IMAGE_FILE, "redis.bzImage"):
+        (folder / name).symlink_to(redis_image / name)
     status, _, err = run(folder, "--smoke", "--disk", f"{tmp_path}/more.img:/more")
     assert status == 0, err
-    assert re.search(r"made \S*/data\.img: 64 MiB", err)
+    assert re.search(r"made \S*/data\.img: 1024 MiB", err)
     assert not (tmp_path / "state" / "ukl-build" / "disks").exists()

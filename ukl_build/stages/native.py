@@ -80,6 +80,8 @@ def build(
         "HOME": str(place),
         # What would put the time of the build into the program (reproducible-builds.org).
         "SOURCE_DATE_EPOCH": "0",
+        # The sources may lie below somebody's repository, which is not theirs.
+        "GIT_CEILING_DIRECTORIES": str(place),
     }
     folder = source / recipe.folder
     for step, argv in _steps(recipe, jobs).items():

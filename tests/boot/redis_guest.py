@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Redis in a guest, with a disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis.exceptions import BusyLoadingError
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from ukl_build import image
+from ukl_build.run.machine import Machine
+from ukl_build.run.qemu import VIRTIO
+from ukl_build.run.vm import Drive, Forward, from_image
+
+PORT = 6379
+ANSWER_S = 90.0
+"""Until it answers, a long log read."""
+NOT_YET = (RedisConnectionError, BusyLoadingError)
+"""What a client gets of a server that starts."""
+
+
+@dataclass
+class Redis:
+    """The image with a disk of the test's own."""
+
+    start: Callable[..., Machine]
+    folder: Path
+    data: Path
+
+    def run(self, *words: str, log: Path | None = None, **changes: Any) -> Machine:
+        """Start it, and wait until it has read what it has.
+
+        :param words: more arguments.
+        :param log: takes all that is written to the disk, in its order.
+        :param changes: of the machine.
+        """
+        described = image.load(self.folder / "image.json")
+        vm = replace(from_image(described, self.folder), forwards=(Forward(0, PORT),), **changes)
+        if log is None:
+            vm = replace(vm, drives=(Drive(self.data),))
+        else:
+            log.touch()
+            disk_file = f"file.driver=raw,file.file.driver=file,file.file.filename={self.data}"
+            drive = f"driver=blklogwrites,if=none,id=logged,{disk_file}"
+            log_file = f"log.driver=file,log.filename={log}"
+            device = f"virtio-blk-pci,drive=logged,{VIRTIO}"
+            vm = replace(vm, extra=("-drive", f"{drive},{log_file}", "-device", device))
+        kernel = self.folder / described.kernel
+        argv = (*described.app.argv, *words)
+        machine = self.start(kernel=kernel, base=None, vm=vm, argv=argv)
+        server = client(machine)
+        deadline = time.monotonic() + ANSWER_S
+        while True:
+            try:
+                server.ping()
+                return machine
+            except NOT_YET:
+                # Nobody listens yet, or the log is being read.
+                assert machine.wait(0.1) is None, machine.console.read_text()
+                assert time.monotonic() < deadline, machine.console.read_text()
+
+
+def client(machine: Machine) -> redis.Redis:
+    """Return a client of a server."""
+    return redis.Redis(port=machine.host_port(PORT), socket_timeout=ANSWER_S)
