@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,9 +49,15 @@ class Kernel:
         argv = ["patch", "--strip=1", "--fuzz=0", "--batch", *words, f"--input={path}"]
         proc.run(argv, cwd=self.tree)
 
-    def make(self, log: Path) -> None:
-        """Build the kernel."""
+    def make(self, log: Path, left_out: Collection[str] = ()) -> None:
+        """Build the kernel.
+
+        :param left_out: options that are n, against the application's configuration.
+        """
         config = (BUILD / "kconfig" / "config").read_text()
+        for name in left_out:
+            assert f"\nCONFIG_{name}=y\n" in config
+            config = config.replace(f"\nCONFIG_{name}=y\n", f"\n# CONFIG_{name} is not set\n")
         compiler = toolchain.compiler(Cache.default().ccache)
         # Options that the tree does not know are dropped, and asked for again the next time.
         (self.out / ".config").write_text(config)
