@@ -69,6 +69,7 @@ CODES: dict[str, tuple[Fault, str]] = {
     "tool-failed": (Fault.MACHINE, "A host program ended with an error."),
     "tool-timeout": (Fault.MACHINE, "A host program did not end in the time it was given."),
     "link-missing": (Fault.USER, "The project's build has not linked the program of the recipe."),
+    "link-stale": (Fault.USER, "A program is linked with what was compiled before, for ring 3."),
     "link-undeclared": (Fault.USER, "A program is linked with what its recipe does not name."),
     "link-unsupported": (Fault.USER, "A program is linked in a way that cannot be followed."),
     "elf-format": (Fault.USER, "A file is no x86-64 relocatable object, or a damaged one."),

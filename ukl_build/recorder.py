@@ -233,7 +233,8 @@ class Recorder:
             "link-missing",
             f"the build has not linked {path}{nearest(str(path), linked)}",
             detail="\n".join(linked) or "it has linked no program at all",
-            hint="correct the recipe's build.program and what make is asked for",
+            hint="correct the recipe's build.program and what make is asked for; if it was built in"
+            " its folder before, remove that: make clean",
         )
 
 

@@ -80,6 +80,24 @@ def test_what_make_links_becomes_the_application(made: Project) -> None:
     assert "up to date" in made.build()
 
 
+@pytest.mark.parametrize("words", [["part/libpart.a", "ANSWER=1"], ["hello", "ANSWER=1"]])
+def test_what_somebody_built_before_is_not_linked(made: Project, words: list[str]) -> None:
+    """Without the flags for ring 0; make takes it for finished."""
+    folder = made.source.parent
+    subprocess.run(["make", "-C", folder, "CC=gcc", *words], check=True, capture_output=True)
+    said = made.build(status=2)
+    assert "make clean" in said or f"make -C {folder} clean" in said
+    if "hello" in words:
+        assert "error[link-missing]" in said
+    else:
+        assert "error[link-stale]" in said
+        assert "part/libpart.a" in said
+    for name in ("hello", "main.o", "part/part.o", "part/libpart.a"):
+        (folder / name).unlink(missing_ok=True)
+    made.build()
+    assert run(made) == 42
+
+
 @pytest.mark.parametrize("name", ["part/part.c", "part/part.h", "Makefile"])
 def test_an_edit_without_effect_is_built_and_no_more(made: Project, name: str) -> None:
     made.build()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ukl_build import files, proc, toolchain
+from ukl_build.errors import UklError
 from ukl_build.model import Model, parse_json
 from ukl_build.recipe import NativeBuild
 from ukl_build.recorder import Recorder, resolve
@@ -66,7 +67,8 @@ def build(
     :param libraries: folders of packages with archives.
     :param jobs: how many compilers may run at once.
     :raise UklError: ``tool-failed`` or ``tool-missing``; ``link-missing``, ``link-unsupported`` or
-        ``link-undeclared`` if the program's link cannot be followed.
+        ``link-undeclared`` if the program's link cannot be followed, ``link-stale`` if it takes
+        what was not built now.
     :raise OSError: if something cannot be read or written.
     """
     shutil.rmtree(place, ignore_errors=True)
@@ -93,6 +95,7 @@ def build(
         return tuple(os.path.relpath(path, out.parent) for path in paths)
 
     found = (*inputs.objects, *inputs.archives)
+    _check_new(name, found, source, tree)
     record = Program(
         objects=relative(inputs.objects),
         archives=relative(inputs.archives),
@@ -101,6 +104,22 @@ def build(
     )
     files.write(program, link.output.read_bytes(), mode=0o755)
     files.write(out, record.model_dump_json(indent=2) + "\n")
+
+
+def _check_new(name: str, found: Sequence[Path], source: Path, tree: Path) -> None:
+    """See that what is linked was compiled now: make keeps what somebody has built before.
+
+    :raise UklError: ``link-stale``.
+    """
+    inside = [path.relative_to(source) for path in found if path.is_relative_to(source)]
+    if old := [str(path) for path in inside if (tree / path).exists()]:
+        raise UklError(
+            "link-stale",
+            f"{name} is linked with files that were in {tree} before it was built, and were not"
+            " compiled for ring 0",
+            detail="\n".join(old),
+            hint=f"remove what was built there: make -C {tree} clean",
+        )
 
 
 def _steps(recipe: NativeBuild, jobs: int) -> Mapping[str, Sequence[str]]:
