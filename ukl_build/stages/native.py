@@ -69,21 +69,12 @@ def build(
         ``link-undeclared`` if the program's link cannot be followed.
     :raise OSError: if something cannot be read or written.
     """
-    shutil.rmtree(place, ignore_errors=True)
-    source = place / "source"
-    shutil.copytree(tree, source, symlinks=True)
+    source = copy(tree, place)
     # Neither messages nor debugging information shall depend on where this is done.
     flags = [*headers, f"-ffile-prefix-map={source}=/usr/src/{name}"]
     recorder = Recorder.install(place / "recorder", compiler, flags, libraries=libraries)
-    env = {
-        **recorder.env(compiler.env),
-        "HOME": str(place),
-        # What would put the time of the build into the program (reproducible-builds.org).
-        "SOURCE_DATE_EPOCH": "0",
-    }
     folder = source / recipe.folder
-    for step, argv in _steps(recipe, jobs).items():
-        proc.run(argv, cwd=folder, env=env, log=logs / f"{step}.log")
+    make(recipe, folder, recorder, compiler=compiler, jobs=jobs, logs=logs)
     link = recorder.program(Path(os.path.normpath(folder / recipe.program)))
     inputs = resolve(link, source, libraries)
 
@@ -99,6 +90,42 @@ def build(
     )
     files.write(program, link.output.read_bytes(), mode=0o755)
     files.write(out, record.model_dump_json(indent=2) + "\n")
+
+
+def copy(tree: Path, place: Path) -> Path:
+    """Return a copy of the sources to build in, at a place from which all else is removed.
+
+    :raise OSError: if something cannot be read or written.
+    """
+    shutil.rmtree(place, ignore_errors=True)
+    source = place / "source"
+    shutil.copytree(tree, source, symlinks=True)
+    return source
+
+
+def make(
+    recipe: NativeBuild,
+    folder: Path,
+    recorder: Recorder,
+    *,
+    compiler: toolchain.Compiler,
+    jobs: int,
+    logs: Path,
+) -> None:
+    """Run a project's own build, with what it links noted by the recorder.
+
+    :param folder: of the copy, where the build is started.
+    :param jobs: how many compilers may run at once.
+    :raise UklError: ``tool-failed`` or ``tool-missing``.
+    """
+    env = {
+        **recorder.env(compiler.env),
+        "HOME": str(recorder.folder.parent),
+        # What would put the time of the build into the program (reproducible-builds.org).
+        "SOURCE_DATE_EPOCH": "0",
+    }
+    for step, argv in _steps(recipe, jobs).items():
+        proc.run(argv, cwd=folder, env=env, log=logs / f"{step}.log")
 
 
 def _steps(recipe: NativeBuild, jobs: int) -> Mapping[str, Sequence[str]]:
