@@ -139,7 +139,7 @@ def test_a_failed_build_shows_its_end_and_how_to_repeat_it(made: Project) -> Non
     said = made.build(status=2)
     assert "error[tool-failed]" in said
     assert "retrun" in said
-    assert "make.log" in said
+    assert "native-make.log" in said
     write.write_text(MAIN)
     made.build()
     assert run(made) == 42

@@ -125,7 +125,7 @@ def make(
         "SOURCE_DATE_EPOCH": "0",
     }
     for step, argv in _steps(recipe, jobs).items():
-        proc.run(argv, cwd=folder, env=env, log=logs / f"{step}.log")
+        proc.run(argv, cwd=folder, env=env, log=logs / f"native-{step}.log")
 
 
 def _steps(recipe: NativeBuild, jobs: int) -> Mapping[str, Sequence[str]]:
