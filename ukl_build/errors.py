@@ -80,6 +80,7 @@ CODES: dict[str, tuple[Fault, str]] = {
     "elf-size": (Fault.USER, "The application's static data does not fit into the kernel image."),
     "elf-contract": (Fault.BUG, "The archive that was made breaks docs/design.md's contract."),
     "elf-lint": (Fault.USER, "Something of the application cannot be linked or work in ring 0."),
+    "port-invalid": (Fault.USER, "What ukl-port was asked for is not clear, or cannot be."),
     "lint-input": (Fault.USER, "A file that ukl-lint was given does not exist."),
     "elf-linked": (Fault.BUG, "The linked kernel does not hold the application as it must."),
     "linker-table": (Fault.USER, "A table under linker/ or in a recipe is not well formed."),

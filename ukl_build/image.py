@@ -18,7 +18,8 @@ from ukl_build.cpio import clean
 from ukl_build.model import Model, parse_json
 
 PortNumber = Annotated[int, Field(ge=1, le=65535)]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
+NAME = r"^[a-z][a-z0-9_-]*$"
+Name = Annotated[str, Field(pattern=NAME)]
 
 
 def mount_point(text: str) -> str:
@@ -72,6 +73,20 @@ class Smoke(Model):
     """What the answer must begin with, UTF-8."""
     deadline_s: int = Field(default=60, gt=0)
     """Seconds from the start of the virtual machine to the whole answer, under TCG."""
+
+
+class SmokeRun(Model):
+    """A run of an application that ends by itself, and what shows that it worked."""
+
+    args: tuple[str, ...] = ()
+    """Arguments in place of the recipe's, if there are any."""
+    expect: tuple[str, ...] = ()
+    """Lines of the console in their order; others may be between them.  In a line ``*``, ``?`` and
+    ``[...]`` stand for what they do in a shell."""
+    status: int = Field(default=0, ge=0, le=255)
+    """Exit status; 128 + N if signal N ends it."""
+    deadline_s: int = Field(default=60, gt=0)
+    """Seconds from the start of the virtual machine to its end, under TCG."""
 
 
 class App(Model):
@@ -158,6 +173,8 @@ class Image(Model):
     cpus: int = Field(ge=1, le=64)
     ports: tuple[Port, ...] = ()
     smoke: Smoke | None = None
+    smoke_runs: tuple[SmokeRun, ...] = ()
+    """In place of :attr:`smoke`: one after the other, with the same disks and folders."""
     init: Init = Init.RING3
     app: App
     disks: tuple[Disk, ...] = ()

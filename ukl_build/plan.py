@@ -194,6 +194,8 @@ def cmdline(recipe: AppRecipe) -> tuple[str, ...]:
         # The kernel hands parameters that it does not know to process 1 as its environment.
         env = [quote(f"{name}={value}") for name, value in guest.env.items()]
         args = quote_args(guest.args)
+        for run in guest.smoke_runs:
+            quote_args(run.args)
     except ValueError as error:
         raise UklError("recipe-invalid", str(error), hint='use init = "ring3"') from error
     own = (f"rdinit={recipe.app.path}", "ip=dhcp")
@@ -261,6 +263,7 @@ def image(
         cpus=guest.cpus,
         ports=guest.ports,
         smoke=guest.smoke,
+        smoke_runs=guest.smoke_runs,
         init=guest.init,
         app=recipe.app,
         disks=guest.disks,

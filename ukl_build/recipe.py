@@ -27,6 +27,7 @@ from ukl_build.image import (
     Protocol,
     Share,
     Smoke,
+    SmokeRun,
     UserId,
 )
 from ukl_build.initconf import check_places
@@ -235,6 +236,9 @@ class Guest(Model):
     limits: dict[str, Limit] = Field(default_factory=dict)
     """Resource in lower case without ``RLIMIT_``, such as ``nofile``."""
     smoke: Smoke | None = None
+    """For an application with a port."""
+    smoke_runs: tuple[SmokeRun, ...] = ()
+    """For one that ends by itself: one after the other, with the same disks and folders."""
     files: tuple[GuestFile, ...] = ()
     disks: tuple[Disk, ...] = ()
     shares: tuple[Share, ...] = ()
@@ -253,7 +257,9 @@ class Guest(Model):
         return self
 
     @model_validator(mode="after")
-    def _smoke_port_is_open(self) -> Guest:
+    def _is_tested_in_one_way(self) -> Guest:
+        if self.smoke and self.smoke_runs:
+            raise ValueError("has both smoke, which asks a port, and smoke_runs, which end")
         if self.smoke and Port(guest=self.smoke.port, proto=Protocol.TCP) not in self.ports:
             raise ValueError(f"smoke.port {self.smoke.port} is not among the TCP ports")
         return self

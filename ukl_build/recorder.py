@@ -140,6 +140,40 @@ class Inputs:
 
 
 @dataclass(frozen=True)
+class Library:
+    """A library of this machine that a program is linked with."""
+
+    word: str
+    """As the link has it: ``-lz``, or a file."""
+    path: Path | None
+    """The archive, or the shared library where there is no archive; None if neither is there."""
+
+    def __str__(self) -> str:
+        if self.path is not None and self.word == str(self.path):
+            return self.word
+        return f"{self.word}: {self.path or 'not found'}"
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An option of a link that cannot be followed."""
+
+    option: str
+    """With its value, and one dash in front."""
+    why: str
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What is known of a link."""
+
+    inputs: Inputs
+    """What the recipe and the project account for."""
+    undeclared: tuple[Library, ...]
+    refused: tuple[Refused, ...]
+
+
+@dataclass(frozen=True)
 class Recorder:
     """The stand-ins of a build and what they noted."""
 
@@ -238,13 +272,11 @@ class Recorder:
         )
 
 
-def resolve(link: Link, tree: Path, packages: Sequence[Path]) -> Inputs:
-    """Return the files of a link.
+def inspect(link: Link, tree: Path, packages: Sequence[Path]) -> Inspected:
+    """Return the files of a link, and what stands in the way of linking them for the kernel.
 
     :param tree: the project's folder.
     :param packages: folders of archives that the recipe names.
-    :raise UklError: ``link-unsupported`` for an option that cannot be followed, ``link-undeclared``
-        for a library of this machine that the recipe does not name.
     """
     ours = [tree.resolve(), link.kept.resolve(), *(one.resolve() for one in packages)]
 
@@ -254,18 +286,19 @@ def resolve(link: Link, tree: Path, packages: Sequence[Path]) -> Inputs:
     objects: list[Path] = []
     archives: list[Path] = []
     folders: list[Path] = []
-    undeclared: list[str] = []
+    undeclared: list[Library] = []
+    refused: list[Refused] = []
     cxx = False
     for word, value in link._options():
         why = _REFUSED.get(word) or _REFUSED_ALONE.get(word)
         if why is not None:
-            raise UklError(
-                "link-unsupported",
-                f"{link.output.name} is linked with {word} {value or ''}".rstrip(),
-                hint=why,
-            )
+            refused.append(Refused(f"{word} {value or ''}".rstrip(), why))
         if word == "-L" and value is not None:
             folders.append(link.path(value))
+
+    def first(name: str) -> Path | None:
+        return next((one / name for one in folders if (one / name).is_file()), None)
+
     for word, value in link._options():
         if value is None:
             continue
@@ -275,12 +308,11 @@ def resolve(link: Link, tree: Path, packages: Sequence[Path]) -> Inputs:
             if value == _CXX:
                 cxx = True
                 continue
-            names = [value[1:]] if value.startswith(":") else [f"lib{value}.a"]
-            found = [one / name for one in folders for name in names if (one / name).is_file()]
-            if found and belongs(found[0]):
-                archives.append(found[0])
+            found = first(value[1:] if value.startswith(":") else f"lib{value}.a")
+            if found and belongs(found):
+                archives.append(found)
             else:
-                undeclared.append(f"-l{value}: {found[0] if found else 'not found'}")
+                undeclared.append(Library(f"-l{value}", found or first(f"lib{value}.so")))
         elif word == "":
             path = link.path(value)
             if not path.exists():
@@ -288,17 +320,34 @@ def resolve(link: Link, tree: Path, packages: Sequence[Path]) -> Inputs:
             if path.name.startswith(_START_FILES) and not belongs(path):
                 continue
             if not belongs(path):
-                undeclared.append(str(path))
+                undeclared.append(Library(str(path), path))
             elif path.suffix == ".a":
                 archives.append(path)
             else:
                 objects.append(path)
-    if undeclared:
+    inputs = Inputs(tuple(objects), tuple(dict.fromkeys(archives)), cxx)
+    return Inspected(inputs, tuple(dict.fromkeys(undeclared)), tuple(dict.fromkeys(refused)))
+
+
+def resolve(link: Link, tree: Path, packages: Sequence[Path]) -> Inputs:
+    """Return the files of a link that can be followed.
+
+    :param tree: the project's folder.
+    :param packages: folders of archives that the recipe names.
+    :raise UklError: ``link-unsupported`` for an option that cannot be followed, ``link-undeclared``
+        for a library of this machine that the recipe does not name.
+    """
+    found = inspect(link, tree, packages)
+    for one in found.refused:
+        raise UklError(
+            "link-unsupported", f"{link.output.name} is linked with {one.option}", hint=one.why
+        )
+    if found.undeclared:
         raise UklError(
             "link-undeclared",
             f"{link.output.name} is linked with libraries that the recipe does not name",
-            detail="\n".join(undeclared),
-            hint="name the package that has it under [[debian]] (dpkg -S FILE tells which), or"
+            detail="\n".join(map(str, found.undeclared)),
+            hint="name the package that has it under [[debian]] (tools/ukl-port tells which), or"
             " build without it",
         )
-    return Inputs(tuple(objects), tuple(dict.fromkeys(archives)), cxx)
+    return found.inputs

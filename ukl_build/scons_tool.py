@@ -121,7 +121,7 @@ class Target:
 TARGETS = (
     Target("image", "the bootable file and image.json (the default)"),
     Target("run", "start the image in QEMU and show its console"),
-    Target("smoke", "start the image, ask it something, check the answer, stop it"),
+    Target("smoke", "start the image, ask it or let it end, check what it says"),
     Target("menuconfig", "look at the kernel's options; changes are shown, not kept"),
     Target("savedefconfig", "write the configuration in its shortest form"),
     Target("test", "the tests that every change must pass", needs_app=False),

@@ -13,6 +13,7 @@ import pytest
 from tests.fake.test_debian import stages
 from tests.fake.test_libc import NO_LIBC, run, write_recipe
 from tests.project import APP_RECIPE, Project, make
+from ukl_build import port, toolchain
 
 MAKE = 'system = "make"\nprogram = "hello"\nmake = ["hello", "ANSWER=42"]\n'
 CONFIGURE = (
@@ -156,7 +157,7 @@ def test_a_failed_build_shows_its_end_and_how_to_repeat_it(made: Project) -> Non
     said = made.build(status=2)
     assert "error[tool-failed]" in said
     assert "retrun" in said
-    assert "make.log" in said
+    assert "native-make.log" in said
     write.write_text(MAIN)
     made.build()
     assert run(made) == 42
@@ -192,3 +193,25 @@ def test_an_application_may_be_anywhere(made: Project) -> None:
     program = made.root / "build" / "own" / "own.static"
     assert subprocess.run([program], check=False, timeout=10).returncode == 42
     assert "up to date" in made.scons(f"app={own}", *origins)
+
+
+def test_the_recipe_that_ukl_port_writes_is_built(made: Project) -> None:
+    own = made.root / "mine" / "own"
+    shutil.copytree(made.source.parent, own)
+    found = port.port(
+        own,
+        port.read_commands(["make", "hello", "ANSWER=42"], own),
+        made.root / "place",
+        program=None,
+        own_licence="MIT",
+        jobs=2,
+        compiler=toolchain.compiler(made.root / "ccache"),
+        shown="mine/own",
+        said="make hello",
+    )
+    assert found.obstacles == ()
+    (own / "recipe.toml").write_text(found.recipe)
+    origins = [f"{name}_src={made.root / 'dist'}" for name in ("linux", "glibc")]
+    made.scons("app=mine/own", *origins)
+    program = made.root / "build" / "own" / "own.static"
+    assert subprocess.run([program], check=False, timeout=10).returncode == 42

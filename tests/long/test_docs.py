@@ -14,11 +14,18 @@ from tests.project import ROOT
 pytestmark = [pytest.mark.boot, pytest.mark.long]
 
 
-def test_the_first_recipe_works_as_it_is_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("heading", "name"),
+    [
+        ("From hello.c to a running image", "greeter"),
+        ("The recipe of a project that is there", "words"),
+    ],
+)
+def test_a_first_recipe_works_as_it_is_written(heading: str, name: str, tmp_path: Path) -> None:
     text = (ROOT / "docs" / "recipes.md").read_text()
-    section = text.split("## From hello.c to a running image\n", 1)[1].split("\n## ", 1)[0]
+    section = text.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
     commands = "\n".join(re.findall(r"^(?:    (.*)|)$", section, re.MULTILINE))
-    assert "scons app=../greeter smoke" in commands
+    assert f"scons app=../{name} smoke" in commands
     project = tmp_path / "project"
     subprocess.run(["git", "clone", "--quiet", ROOT, project], check=True)
     done = subprocess.run(
@@ -31,4 +38,4 @@ def test_the_first_recipe_works_as_it_is_written(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:]
-    assert (project / "build" / "greeter" / "image.json").is_file()
+    assert (project / "build" / name / "image.json").is_file()

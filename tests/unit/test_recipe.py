@@ -63,6 +63,14 @@ def test_every_application_names_sources_and_fragments_that_exist(name: str) -> 
         ('system = "plain"', 'system = "meson"', "build.system"),
         ('kind = "application"', 'kind = "app"', "kind"),
         ("[guest]", "[guest]\nsmoke = { port = 1, send = '', expect = 'x' }", "smoke.port 1"),
+        (
+            "[guest]",
+            "[guest]\nsmoke_runs = [{}]\nsmoke = { port = 5555, send = '', expect = 'x' }",
+            "guest: Value error, has both smoke, which asks a port, and smoke_runs, which end",
+        ),
+        ("[guest]", "[guest]\nsmoke_runs = [{ status = 256 }]", "guest.smoke_runs.0.status"),
+        ("[guest]", "[guest]\nsmoke_runs = [{ expects = [] }]", "did you mean 'expect'?"),
+        ("[guest]", "[guest]\nsmoke_runs = [{ expect = 'x' }]", "guest.smoke_runs.0.expect"),
         ("[guest]", "[guest]\nmemory_mib = 8", "guest.memory_mib"),
         ("[guest]", f"{DEBIAN}[guest]", "debian.0: Value error, names neither archives nor"),
         ("[guest]", f"{DEBIAN}archives = ['x.a']\n" * 2 + "[guest]", "libx-dev is named twice"),
@@ -148,6 +156,10 @@ def test_without_our_init_the_kernels_parameters_say_what_they_can(tmp_path: Pat
 def test_an_argument_that_kernel_parameters_cannot_say_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UklError) as caught:
         plan.cmdline(load(tmp_path / "quotes", "init = 'direct'\nargs = ['say \"hi\"']"))
+    assert caught.value.code == "recipe-invalid"
+    with pytest.raises(UklError) as caught:
+        runs = "init = 'direct'\nsmoke_runs = [{ args = ['say \"hi\"'] }]"
+        plan.cmdline(load(tmp_path / "runs", runs))
     assert caught.value.code == "recipe-invalid"
     with pytest.raises(UklError, match="at most 31"):
         plan.cmdline(load(tmp_path / "many", f"init = 'direct'\nargs = {['x'] * 32}"))

@@ -20,7 +20,7 @@ import pytest
 from tests.unit.guests import assemble
 from ukl_build import cpio, image, scons_tool
 from ukl_build.errors import UklError
-from ukl_build.image import App, Disk, Feature, Image, Init, Port, Share, Smoke
+from ukl_build.image import App, Disk, Feature, Image, Init, Port, Share, Smoke, SmokeRun
 from ukl_build.run import cli
 from ukl_build.run.attach import Attached
 from ukl_build.run.vm import Forward, Vm
@@ -225,6 +225,66 @@ def test_an_image_without_a_smoke_test_says_so(place: Place) -> None:
     place.image("power_off")
     code, _, err = place.run("--qemu", "app", "--smoke")
     assert (code, "error[run-invalid]: app has no smoke test" in err) == (2, True)
+
+
+def test_a_smoke_test_runs_what_ends_by_itself(place: Place) -> None:
+    smoke = SmokeRun(expect=("h?llo", "ukl: *status 3"), status=3)
+    place.image("power_off", exited(3), smoke_runs=(smoke, smoke))
+    code, out, err = place.run("--qemu", "app", "--smoke", "--log-file", "my.log")
+    assert code == 0, err
+    once = "received: 'hello'\nreceived: 'ukl: application exited with status 3'\n"
+    assert out == once * 2
+    # The log of the first is not that of the second.
+    for name in ("my.log", "my-2.log"):
+        assert (place.root / name).read_text() == exited(3)
+
+
+@pytest.mark.parametrize(
+    ("text", "smoke", "complaint"),
+    [
+        (exited(0), SmokeRun(expect=("hell",)), "lacks 'hell'"),
+        (exited(0), SmokeRun(expect=("ukl:*", "hello")), "lacks 'hello', or has it too early"),
+        (exited(0), SmokeRun(expect=("hello", "hello")), "lacks 'hello'"),
+        (exited(3), SmokeRun(expect=("hello",)), "exited with status 3, where 0 was expected"),
+        (exited(0), SmokeRun(status=3), "exited with status 0, where 3 was expected"),
+        (
+            "ukl: application killed by signal 6\n",
+            SmokeRun(),
+            "the application was killed by SIGABRT, where 0 was expected",
+        ),
+    ],
+)
+def test_a_smoke_test_that_ends_in_another_way_fails(
+    place: Place, text: str, smoke: SmokeRun, complaint: str
+) -> None:
+    place.image("power_off", text, smoke_runs=(smoke,))
+    code, _, err = place.run("--qemu", "app", "--smoke")
+    assert code == 4, err
+    assert "error[guest-wrong-answer]" in err
+    assert complaint in err
+    assert f"| {text.splitlines()[-1]}" in err
+
+
+def test_a_signal_may_be_what_a_smoke_test_expects(place: Place) -> None:
+    smoke = SmokeRun(status=128 + signal.SIGABRT)
+    place.image("power_off", "ukl: application killed by signal 6\n", smoke_runs=(smoke,))
+    assert place.run("--qemu", "app", "--smoke")[0] == 0
+
+
+@pytest.mark.parametrize(("end", "status"), [("panic", 240), ("spin", 241)])
+def test_a_smoke_test_without_an_end_fails(place: Place, end: str, status: int) -> None:
+    smoke = SmokeRun(expect=("hello",), deadline_s=2)
+    place.image(end, "hello\n", smoke_runs=(smoke,))
+    code, out, _ = place.run("--qemu", "app", "--smoke")
+    assert (code, out) == (status, "")
+
+
+def test_a_smoke_test_has_arguments_of_its_own(place: Place) -> None:
+    place.image("power_off", exited(0), smoke_runs=(SmokeRun(args=("x" * 3000,)),))
+    code, _, err = place.run("--qemu", "app", "--smoke")
+    assert (code, "longer than 2047" in err) == (2, True), err
+    code, _, err = place.run("--qemu", "app", "--smoke", "--", "-v")
+    assert (code, "has arguments of its own" in err) == (2, True), err
 
 
 DATA = Disk(name="data", size_mib=16, mount="/data")

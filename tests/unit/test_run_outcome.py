@@ -9,7 +9,7 @@ import pytest
 
 from ukl_build.errors import CODES
 from ukl_build.image import Init
-from ukl_build.run.outcome import EXIT_STATUS, GuestError, Kind, Outcome, Record, classify
+from ukl_build.run.outcome import EXIT_STATUS, GuestError, Kind, Outcome, Record, classify, said
 
 Event = dict[str, object]
 STARTED: Event = {"event": "started", "job": "app", "pid": 5}
@@ -137,3 +137,21 @@ def test_every_failure_has_a_code_a_hint_and_words(kind: Kind) -> None:
     assert error.hint
     assert "because" in str(error)
     assert error.exit_status == Outcome(kind, 1).exit_status
+
+
+@pytest.mark.parametrize(
+    ("expected", "found"),
+    [
+        ((), []),
+        (("b", "d"), ["b", "d"]),
+        (("[ab]", "*"), ["a", "b"]),
+        (("d", "b"), ["d"]),
+        (("b", "b"), ["b"]),
+        (("c", "b"), []),
+        (("", "d"), ["", "d"]),
+    ],
+)
+def test_expected_lines_are_found_in_their_order(
+    expected: tuple[str, ...], found: list[str]
+) -> None:
+    assert said("a\r\nb\r\n\r\nc d\r\nd\n", expected) == found

@@ -24,12 +24,17 @@ _LAST = re.compile(r"lib([alt]|hwa|ub)san\b|libmcheck\b|lib.*_p(ic)?\.a|libc_non
 
 
 @cache
+def package(path: Path) -> str | None:
+    """Return the Debian package that a file of this machine is of."""
+    with contextlib.suppress(UklError):  # of no package, or this is no Debian
+        return proc.run(["dpkg-query", "--search", path]).stdout.partition(":")[0]
+    return None
+
+
 def shown(path: Path) -> str:
     """Return a file's name for messages, with the Debian package that it is of."""
-    with contextlib.suppress(UklError):  # of no package, or this is no Debian
-        said = proc.run(["dpkg-query", "--search", path]).stdout
-        return f"{path.name} of {said.partition(':')[0]}"
-    return path.name
+    of = package(path)
+    return f"{path.name} of {of}" if of else path.name
 
 
 class Libraries:

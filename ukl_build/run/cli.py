@@ -25,13 +25,13 @@ from ukl_build import cpio, files
 from ukl_build.cmdline import MAX_COMMAND_LINE, quote_args
 from ukl_build.elf.names import ENTRY, PREFIX
 from ukl_build.errors import Fault, UklError
-from ukl_build.image import Image, Init, Protocol, Smoke, load
+from ukl_build.image import Image, Init, Protocol, Smoke, SmokeRun, load
 from ukl_build.initconf import RUN_CONF, mounts, render_overlay
 from ukl_build.model import nearest
 from ukl_build.run import accel, attach
 from ukl_build.run.disk import MIB
 from ukl_build.run.machine import Machine
-from ukl_build.run.outcome import EXIT_STATUS, Kind, Outcome
+from ukl_build.run.outcome import EXIT_STATUS, Kind, Outcome, said
 from ukl_build.run.vm import LOCALHOST, Accel, Forward, Vm, from_image
 
 BUILD = Path("build")
@@ -192,7 +192,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--smoke",
         action="store_true",
-        help="ask what the recipe asks, compare the answer, stop; 0 if all went well",
+        help="ask what the recipe asks, or run what it says, and compare; 0 if all went well",
     )
     return made
 
@@ -286,13 +286,24 @@ def with_parameters(vm: Vm, text: str) -> Vm:
     return replace(vm, cmdline=cmdline)
 
 
-def console_path(name: str, asked: Path | None) -> Path:
+def _told(vm: Vm, image: Image, args: Sequence[str], options: argparse.Namespace) -> Vm:
+    """Return the machine with all that the command line adds to the kernel's."""
+    if args and image.init is Init.DIRECT:
+        vm = with_args(vm, args)
+    # What gdb reads of vmlinux is where the kernel was linked, not where KASLR would put it.
+    vm = with_parameters(vm, "nokaslr" if options.gdb is not None else "")
+    return with_parameters(vm, options.append)
+
+
+def console_path(name: str, asked: Path | None, number: int = 0) -> Path:
     """Return where the console goes; prunes old logs of the same application.
 
+    :param number: how many runs of the same smoke test were before.
     :raise OSError: if the folder cannot be made.
     """
+    suffix = f"-{number + 1}" if number else ""
     if asked is not None:
-        return asked
+        return asked.with_stem(f"{asked.stem}{suffix}")
     folder = user_state_path("ukl-build") / "console"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     # Not NAME-*: another application's name may begin with this one's.
@@ -300,7 +311,7 @@ def console_path(name: str, asked: Path | None) -> Path:
     for old in sorted(folder.glob(f"{name}-{8 * digit}-{6 * digit}-*.log"))[:-KEPT_LOGS]:
         old.unlink(missing_ok=True)
         registers_path(old).unlink(missing_ok=True)
-    return folder / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    return folder / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}{suffix}.log"
 
 
 def registers_path(console: Path) -> Path:
@@ -391,6 +402,33 @@ def _smoke(run: _Run, smoke: Smoke) -> int:
     raise run.machine.error(outcome)
 
 
+def _smoke_run(run: _Run, expected: SmokeRun) -> None:
+    """Run to the application's end, and compare.
+
+    :raise UklError: for each way in which it is not well.
+    """
+    outcome = run.machine.wait(run.timeout or float(expected.deadline_s)) or _hang(run)
+    if not outcome.by_itself:
+        raise run.machine.error(outcome)
+    console = run.machine.console.read_text(encoding="utf-8", errors="backslashreplace")
+    found = said(console, expected.expect)
+    for line in found:
+        print(f"received: {line!r}", flush=True)
+    wrong = ""
+    if len(found) < len(expected.expect):
+        wrong = f"the console lacks {expected.expect[len(found)]!r}, or has it too early"
+    elif outcome.exit_status != expected.status:
+        wrong = f"{outcome}, where {expected.status} was expected"
+    if wrong:
+        raise UklError(
+            "guest-wrong-answer",
+            wrong,
+            hint=f"compare {run.machine.console} with smoke_runs of the recipe",
+            detail=run.machine.console_end(),
+        )
+    say(str(outcome))
+
+
 def _forwarded(forwards: Sequence[Forward], smoke: Smoke) -> bool:
     return any((it.guest, it.proto) == (smoke.port, Protocol.TCP) for it in forwards)
 
@@ -445,6 +483,23 @@ def _stop(run: _Run, why: str) -> int:
     return outcome.exit_status
 
 
+def _check_smoke(options: argparse.Namespace, image: Image) -> None:
+    if options.gdb is not None:
+        raise UklError(
+            "run-invalid", "a smoke test does not wait for gdb", hint="leave one of the two out"
+        )
+    if image.smoke is None and not image.smoke_runs:
+        raise UklError(
+            "run-invalid", f"{image.name} has no smoke test", hint="add one to its recipe"
+        )
+    if options.args and image.smoke_runs:
+        raise UklError(
+            "run-invalid",
+            f"the smoke test of {image.name} has arguments of its own",
+            hint="leave --smoke out, or the arguments",
+        )
+
+
 def run(options: argparse.Namespace) -> int:
     """Do what the command line asks for.
 
@@ -454,17 +509,11 @@ def run(options: argparse.Namespace) -> int:
     folder = find_image(options.qemu)
     image = load(folder / IMAGE_FILE)
     forwards: list[Forward] = options.forwards
-    if options.smoke and options.gdb is not None:
-        raise UklError(
-            "run-invalid", "a smoke test does not wait for gdb", hint="leave one of the two out"
-        )
     if options.smoke:
-        if image.smoke is None:
-            raise UklError(
-                "run-invalid", f"{image.name} has no smoke test", hint="add one to its recipe"
-            )
-        if not _forwarded(forwards, image.smoke):
+        _check_smoke(options, image)
+        if image.smoke and not _forwarded(forwards, image.smoke):
             forwards = [*forwards, Forward(0, image.smoke.port)]
+    runs = image.smoke_runs if options.smoke else ()
     with tempfile.TemporaryDirectory(prefix="ukl-run-") as scratch, _stop_requests():
         vm = from_image(image, folder.resolve())
         if not (vm.kernel and vm.kernel.is_file()):
@@ -490,11 +539,6 @@ def run(options: argparse.Namespace) -> int:
             state=state / "disks" / image.name,
         )
         vm = found.to(replace(vm, memory_mib=options.memory or vm.memory_mib))
-        if options.args and image.init is Init.DIRECT:
-            vm = with_args(vm, options.args)
-        # What gdb reads of vmlinux is where the kernel was linked, not where KASLR would put it.
-        vm = with_parameters(vm, "nokaslr" if options.gdb is not None else "")
-        vm = with_parameters(vm, options.append)
         verdict = accel.choose(
             options.accel,
             state=user_state_path("ukl-build"),
@@ -508,24 +552,32 @@ def run(options: argparse.Namespace) -> int:
             forwards=tuple(forwards),
             gdb=options.gdb,
         )
+        argvs: list[Sequence[str]] = [one.args for one in runs] or [options.args]
+        vms = [_told(vm, image, args, options) for args in argvs]
         # Last, so that a mistake elsewhere makes no disk.
         attach.prepare(found, say)
-        vm = with_overlay(vm, image, options.args, found, Path(scratch))
-        console = console_path(image.name, options.log_file)
         how = "KVM" if verdict.accel is Accel.KVM else "TCG (emulation)"
-        say(f"starting {image.name} under {how}, {verdict.why}; console log: {console}")
-        with Machine(vm, console=console) as machine:
-            this = _Run(machine, image, options.timeout)
-            try:
-                machine.start(on_console=None if options.smoke else _Output().write)
-                _announce(this)
-                if options.gdb is not None:
-                    _explain_gdb(this, vmlinux)
-                if options.smoke and image.smoke:
-                    return _smoke(this, image.smoke)
-                return _attend(this)
-            except _Asked as asked:
-                return _stop(this, str(asked))
+        status = 0
+        for number, (args, vm) in enumerate(zip(argvs, vms, strict=True)):
+            ready = with_overlay(vm, image, args, found, Path(scratch))
+            console = console_path(image.name, options.log_file, number)
+            say(f"starting {image.name} under {how}, {verdict.why}; console log: {console}")
+            with Machine(ready, console=console) as machine:
+                this = _Run(machine, image, options.timeout)
+                try:
+                    machine.start(on_console=None if options.smoke else _Output().write)
+                    _announce(this)
+                    if options.gdb is not None:
+                        _explain_gdb(this, vmlinux)
+                    if runs:
+                        _smoke_run(this, runs[number])
+                    elif options.smoke and image.smoke:
+                        status = _smoke(this, image.smoke)
+                    else:
+                        status = _attend(this)
+                except _Asked as asked:
+                    return _stop(this, str(asked))
+        return status
 
 
 def main(argv: Sequence[str] | None = None) -> int:

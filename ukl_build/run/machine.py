@@ -498,7 +498,7 @@ class Machine:
                     "guest-no-answer",
                     f"{session.outcome} before it answered",
                     hint=f"read the console log {self.console}",
-                    detail=self._console_end(),
+                    detail=self.console_end(),
                 )
             raise self.error(session.outcome)
         if last:
@@ -511,16 +511,16 @@ class Machine:
             "guest-no-answer",
             f"the guest did not answer within {deadline_s:g} s",
             hint=f"look at the console log {self.console}, or give it more time with --timeout",
-            detail=self._console_end(),
+            detail=self.console_end(),
         )
 
     def error(self, outcome: Outcome) -> GuestError:
         """Return the error of a failed outcome, with its evidence."""
         if outcome.kind is Kind.QEMU_FAILED:
             return GuestError(outcome, detail=self._session._said())
-        return GuestError(outcome, detail=f"{self._console_end()}\nconsole log: {self.console}")
+        return GuestError(outcome, detail=f"{self.console_end()}\nconsole log: {self.console}")
 
-    def _console_end(self) -> str:
+    def console_end(self) -> str:
         """Return the console's last lines, none longer than a few of a terminal's."""
         lines = proc.tail(self.console).splitlines()
         return "\n".join(line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}…" for line in lines)

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import re
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from fnmatch import fnmatchcase
 
 from ukl_build.errors import UklError
 from ukl_build.image import Init
@@ -174,6 +176,21 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+def said(console: str, expected: Sequence[str]) -> list[str]:
+    """Return the lines of a console that are the expected ones: fewer if one is not there.
+
+    :param expected: patterns of whole lines (fnmatch), each for a line behind the one before it.
+    """
+    lines = iter(console.splitlines())
+    found = []
+    for pattern in expected:
+        line = next((line for line in lines if fnmatchcase(line, pattern)), None)
+        if line is None:
+            break
+        found.append(line)
+    return found
 
 
 _PANIC = re.compile(r"Kernel panic - not syncing: ?(.*)")

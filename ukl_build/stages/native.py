@@ -71,23 +71,12 @@ def build(
         what was not built now.
     :raise OSError: if something cannot be read or written.
     """
-    shutil.rmtree(place, ignore_errors=True)
-    source = place / "source"
-    shutil.copytree(tree, source, symlinks=True)
+    source = copy(tree, place)
     # Neither messages nor debugging information shall depend on where this is done.
     flags = [*headers, f"-ffile-prefix-map={source}=/usr/src/{name}"]
     recorder = Recorder.install(place / "recorder", compiler, flags, libraries=libraries)
-    env = {
-        **recorder.env(compiler.env),
-        "HOME": str(place),
-        # What would put the time of the build into the program (reproducible-builds.org).
-        "SOURCE_DATE_EPOCH": "0",
-        # The sources may lie below somebody's repository, which is not theirs.
-        "GIT_CEILING_DIRECTORIES": str(place),
-    }
     folder = source / recipe.folder
-    for step, argv in _steps(recipe, jobs).items():
-        proc.run(argv, cwd=folder, env=env, log=logs / f"{step}.log")
+    make(recipe, folder, recorder, compiler=compiler, jobs=jobs, logs=logs)
     link = recorder.program(Path(os.path.normpath(folder / recipe.program)))
     inputs = resolve(link, source, libraries)
 
@@ -95,7 +84,7 @@ def build(
         return tuple(os.path.relpath(path, out.parent) for path in paths)
 
     found = (*inputs.objects, *inputs.archives)
-    _check_new(name, found, source, tree)
+    check_new(name, found, source, tree)
     record = Program(
         objects=relative(inputs.objects),
         archives=relative(inputs.archives),
@@ -106,9 +95,13 @@ def build(
     files.write(out, record.model_dump_json(indent=2) + "\n")
 
 
-def _check_new(name: str, found: Sequence[Path], source: Path, tree: Path) -> None:
+def check_new(name: str, found: Sequence[Path], source: Path, tree: Path) -> None:
     """See that what is linked was compiled now: make keeps what somebody has built before.
 
+    :param name: of the application.
+    :param found: what is linked.
+    :param source: the copy that was built.
+    :param tree: what it was copied from.
     :raise UklError: ``link-stale``.
     """
     inside = [path.relative_to(source) for path in found if path.is_relative_to(source)]
@@ -120,6 +113,44 @@ def _check_new(name: str, found: Sequence[Path], source: Path, tree: Path) -> No
             detail="\n".join(old),
             hint=f"remove what was built there: make -C {tree} clean",
         )
+
+
+def copy(tree: Path, place: Path) -> Path:
+    """Return a copy of the sources to build in, at a place from which all else is removed.
+
+    :raise OSError: if something cannot be read or written.
+    """
+    shutil.rmtree(place, ignore_errors=True)
+    source = place / "source"
+    shutil.copytree(tree, source, symlinks=True)
+    return source
+
+
+def make(
+    recipe: NativeBuild,
+    folder: Path,
+    recorder: Recorder,
+    *,
+    compiler: toolchain.Compiler,
+    jobs: int,
+    logs: Path,
+) -> None:
+    """Run a project's own build, with what it links noted by the recorder.
+
+    :param folder: of the copy, where the build is started.
+    :param jobs: how many compilers may run at once.
+    :raise UklError: ``tool-failed`` or ``tool-missing``.
+    """
+    env = {
+        **recorder.env(compiler.env),
+        "HOME": str(recorder.folder.parent),
+        # What would put the time of the build into the program (reproducible-builds.org).
+        "SOURCE_DATE_EPOCH": "0",
+        # The sources may lie below somebody's repository, which is not theirs.
+        "GIT_CEILING_DIRECTORIES": str(recorder.folder.parent),
+    }
+    for step, argv in _steps(recipe, jobs).items():
+        proc.run(argv, cwd=folder, env=env, log=logs / f"native-{step}.log")
 
 
 def _steps(recipe: NativeBuild, jobs: int) -> Mapping[str, Sequence[str]]:
