@@ -54,6 +54,15 @@ class Init(StrEnum):
     """The application itself; only kernel parameters set the guest up."""
 
 
+class Variant(StrEnum):
+    """In which way an application is run; all but the first are there to be compared with it."""
+
+    UKL = "ukl"
+    """In ring 0, linked into the kernel."""
+    TWIN = "twin"
+    """The same objects as an ordinary process, on the same kernel without UNIKERNEL_LINUX."""
+
+
 class Port(Model):
     """A port that the application listens on."""
 
@@ -78,7 +87,7 @@ class App(Model):
     """The application, as its process sees itself."""
 
     path: str = Field(default="/UKL", pattern=r"^/")
-    """CONFIG_UKL_NAME of the kernel."""
+    """Of its file: CONFIG_UKL_NAME of a kernel that the application is linked into."""
     argv: tuple[str, ...] = Field(min_length=1)
     """Argument vector, ``argv[0]`` included."""
     env: dict[str, str] = Field(default_factory=dict)
@@ -149,6 +158,7 @@ class Image(Model):
     # `schema` itself is a (deprecated) method of pydantic's BaseModel.
     schema_: Literal[1] = Field(default=1, alias="schema")
     name: str
+    variant: Variant = Variant.UKL
     kernel: str
     """The bzImage, relative to the folder of image.json."""
     cmdline: tuple[str, ...]
@@ -167,7 +177,19 @@ class Image(Model):
     licences: dict[str, str] = Field(default_factory=dict)
     """SPDX expression of each part of the one work that the kernel is, by the part's name."""
     redistributable: bool = False
-    """Whether these licences let the image be handed on."""
+    """Whether these licences let the image be handed on.  Not looked at, and so false, for what is
+    only there to be compared with."""
+
+    @property
+    def label(self) -> str:
+        """What it is called where several stand side by side; no other application's name."""
+        return self.name if self.variant is Variant.UKL else f"{self.name}.{self.variant}"
+
+    @property
+    def command(self) -> str:
+        """The command that builds it."""
+        target = "" if self.variant is Variant.UKL else f" {self.variant}"
+        return f"scons app={self.name}{target}"
 
 
 def load(path: Path) -> Image:

@@ -155,7 +155,7 @@ def attached(
     if image.init is Init.DIRECT and found.mounts():
         raise _invalid(
             f"{image.name} runs without our init: nobody would mount {found.mounts()[0].target}",
-            f"build it with our init: scons app={image.name} init=ring3",
+            f"build it with our init: {image.command} init=ring3",
         )
     files = [one.path.resolve() for one in found.disks]
     for path in files:
@@ -230,7 +230,7 @@ def _check_features(image: Image, found: Attached) -> None:
     if missing:
         raise _invalid(
             f"the kernel of {image.name} was built without {' and '.join(missing)}",
-            f"build it with: scons app={image.name} fragments={','.join(missing)}",
+            f"build it with: {image.command} fragments={','.join(missing)}",
         )
 
 

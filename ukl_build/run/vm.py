@@ -105,7 +105,7 @@ def from_image(image: Image, folder: Path) -> Vm:
     :param folder: where its image.json is.
     """
     return Vm(
-        name=image.name,
+        name=image.label,
         kernel=folder / image.kernel,
         cmdline=guarded(image.cmdline),
         memory_mib=image.memory_mib,
