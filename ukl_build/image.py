@@ -61,6 +61,8 @@ class Variant(StrEnum):
     """In ring 0, linked into the kernel."""
     TWIN = "twin"
     """The same objects as an ordinary process, on the same kernel without UNIKERNEL_LINUX."""
+    STOCK = "stock"
+    """Debian's package of the application, on Debian's kernel."""
 
 
 class Port(Model):
@@ -161,6 +163,8 @@ class Image(Model):
     variant: Variant = Variant.UKL
     kernel: str
     """The bzImage, relative to the folder of image.json."""
+    initrd: str | None = None
+    """The guest's userspace, relative as well, if it is not in the bzImage."""
     cmdline: tuple[str, ...]
     """Kernel parameters, to be joined by spaces; what follows ``--`` goes to process 1."""
     memory_mib: int = Field(ge=32)

@@ -15,7 +15,7 @@ from ukl_build.cmdline import quote, quote_args
 from ukl_build.errors import UklError
 from ukl_build.image import FEATURE_OPTIONS, App, Disk, Feature, Image, Init, Share, Variant
 from ukl_build.initconf import InitConf, check_places, mounts
-from ukl_build.recipe import AppRecipe, SourcesRecipe
+from ukl_build.recipe import AppRecipe, SourcesRecipe, Stock
 
 FRAGMENTS = ("base", "hardening", "console", "userspace", "net")
 """In every image, before those that a recipe needs."""
@@ -140,6 +140,16 @@ class Layout:
         return self.home / "debian.manifest.json"
 
     @property
+    def packages(self) -> Path:
+        """Links to the Debian packages that are run."""
+        return self.folder / "packages"
+
+    @property
+    def packages_record(self) -> Path:
+        """Which packages these are."""
+        return self.folder / "packages.manifest.json"
+
+    @property
     def kconfig(self) -> Path:
         """The merged configuration."""
         return self.folder / "kconfig" / "config"
@@ -196,6 +206,20 @@ def fragments(
     return tuple(name for name in dict.fromkeys(names) if name not in without)
 
 
+def _stock(recipe: AppRecipe) -> Stock:
+    """Return what Debian has of an application.
+
+    :raise UklError: ``recipe-invalid`` if the recipe does not say.
+    """
+    if recipe.stock is None:
+        raise UklError(
+            "recipe-invalid",
+            f"the recipe of {recipe.name} does not say which package of Debian has it",
+            hint="give it a [stock] with package, tested and program, or leave out stock",
+        )
+    return recipe.stock
+
+
 def process(recipe: AppRecipe, variant: Variant = Variant.UKL) -> App:
     """Return the application as its process sees itself.
 
@@ -203,8 +227,17 @@ def process(recipe: AppRecipe, variant: Variant = Variant.UKL) -> App:
     """
     if variant is Variant.UKL:
         return recipe.app
+    guest = recipe.guest
     # Not /UKL: what is seen in the guest shall say what it is.
-    path, guest = f"/bin/{recipe.name}", recipe.guest
+    path = f"/bin/{recipe.name}"
+    if variant is Variant.STOCK:
+        path = _stock(recipe).program
+        if guest.init is Init.DIRECT:
+            raise UklError(
+                "recipe-invalid",
+                f"the stock of {recipe.name} needs our init, which loads its drivers",
+                hint='use init = "ring3"',
+            )
     attached: tuple[Disk | Share, ...] = (*guest.disks, *guest.shares)
     try:
         check_places([one.mount for one in attached], [path, *(one.path for one in guest.files)])
@@ -255,9 +288,12 @@ def lacking(recipe: AppRecipe) -> list[str]:
     return []
 
 
-def init_conf(recipe: AppRecipe, variant: Variant = Variant.UKL) -> InitConf:
+def init_conf(
+    recipe: AppRecipe, variant: Variant = Variant.UKL, modules: tuple[str, ...] = ()
+) -> InitConf:
     """Return what our init is told.
 
+    :param modules: paths of kernel modules that it loads.
     :raise UklError: ``recipe-invalid``.
     """
     guest, app = recipe.guest, process(recipe, variant)
@@ -266,6 +302,7 @@ def init_conf(recipe: AppRecipe, variant: Variant = Variant.UKL) -> InitConf:
         argv=app.argv,
         hostname=recipe.name.replace("_", "-"),
         limits={name: (limit.soft, limit.hard) for name, limit in guest.limits.items()},
+        modules=modules,
         sysctls=guest.sysctl,
         mounts=mounts(guest.disks, guest.shares),
     )
@@ -309,12 +346,15 @@ def image(
     config: Mapping[str, str],
     licences: Mapping[str, str],
     variant: Variant = Variant.UKL,
+    *,
+    initrd: str | None = None,
 ) -> Image:
     """Return the description of an image.
 
     :param kernel: the bootable file, relative to the description.
     :param config: the kernel's configuration, without ``CONFIG_``.
     :param licences: of its parts, see :func:`licences`.
+    :param initrd: the guest's userspace, if it is not in the bootable file.
     :raise UklError: ``recipe-invalid``.
     """
     guest = recipe.guest
@@ -322,6 +362,7 @@ def image(
         name=recipe.name,
         variant=variant,
         kernel=kernel,
+        initrd=initrd,
         cmdline=cmdline(recipe, variant),
         memory_mib=guest.memory_mib,
         cpus=guest.cpus,

@@ -46,6 +46,7 @@ from ukl_build.stages import (
     linux,
     native,
     sources,
+    stock,
     userspace,
 )
 
@@ -82,7 +83,10 @@ def variables(apps: Sequence[str]) -> list[Variable]:
             "folder with the Debian source package (.dsc and what it lists) that the application"
             " is, or an unpacked tree",
         ),
-        Variable("debs", "folder with the Debian packages (.deb) that the recipe links"),
+        Variable(
+            "debs",
+            "folder with the Debian packages (.deb) that the recipe links, or that stock runs",
+        ),
         Variable("fragments", "more fragments of kconfig/, separated by commas"),
         Variable("init", "process 1 in place of the recipe's", values=inits),
         Variable("cache_dir", "folder of SCons' cache of built files"),
@@ -121,6 +125,7 @@ class Target:
 TARGETS = (
     Target("image", "the bootable file and image.json (the default)"),
     Target("twin", "the same as an ordinary process on the same kernel without UNIKERNEL_LINUX"),
+    Target("stock", "Debian's own package of the application, on Debian's own kernel"),
     Target("run", "start the image in QEMU and show its console"),
     Target("smoke", "start the image, ask it something, check the answer, stop it"),
     Target("menuconfig", "look at the kernel's options; changes are shown, not kept"),
@@ -180,12 +185,13 @@ def _check_combination(targets: Sequence[str]) -> None:
     :raise UklError: ``variable-invalid``.
     """
     started = [name for name in ("run", "smoke") if name in targets]
-    if "twin" in targets and started:
+    built = [name for name in ("twin", "stock") if name in targets]
+    if built and started:
         raise UklError(
             "variable-invalid",
-            f"twin and {started[0]}: which of the images is meant?",
-            hint=f"run one after the other; twin says how its image is started, {started[0]} starts"
-            " the application in ring 0",
+            f"{built[0]} and {started[0]}: which of the images is meant?",
+            hint=f"run one after the other; {built[0]} says how its image is started, {started[0]}"
+            " starts the application in ring 0",
         )
 
 
@@ -299,7 +305,7 @@ class Job:
     app_src: Path | None
     """Folder with the Debian source package that the application is, or its tree."""
     debs: Path | None
-    """Folder with the Debian packages that the recipe links."""
+    """Folder with the Debian packages that the recipe links, or that stock runs."""
     fragments: tuple[Path, ...]
     files: tuple[userspace.ExtraFile, ...]
     """Files that the recipe puts into the guest."""
@@ -335,6 +341,8 @@ class Build:
                 hint="leave it out; it is for applications that are a Debian source package",
             )
         plan.cmdline(found)  # what could not be run is not built first
+        if "stock" in map(str, scons.COMMAND_LINE_TARGETS):
+            plan.process(found, Variant.STOCK)
         build = root / values["build"]
         cache = Cache.default()
         self.extra = tuple(name for name in values["fragments"].split(",") if name)
@@ -401,6 +409,8 @@ class Build:
         self.env.Alias("image", described)
         self.env.Default([*described, *database])
         self._twin(linked, tree, compiler)
+        if job.app.stock is not None:
+            self._stock(job.app.stock, compiler)
         for name, function, needs in (
             ("run", _run, described),
             ("smoke", _smoke, described),
@@ -461,9 +471,31 @@ class Build:
         layout = job.layout
         program = self._stage("program", [layout.stripped, layout.ordinary], linked, job)[:1]
         _, described = self._bootable(job, tree, compiler, files=program)
-        self.env.Clean(described, [str(layout.folder), str(layout.logs)])
+        self._beside(job, described)
+
+    def _stock(self, wanted: recipe.Stock, compiler: Any) -> None:
+        """Declare Debian's own; it is fetched only if it is asked for."""
+        job = replace(self.job, layout=replace(self.job.layout, variant=Variant.STOCK))
+        layout = job.layout
+        folder = str(job.debs), _folder_state(job.debs) if job.debs else ""
+        state = _value([str(job.cache.root), *folder, wanted.package, wanted.tested])
+        record = self._fetched("packages", layout.packages_record, [state], job)
+        guest = _value(job.app.model_dump_json())
+        init = _files(userspace.INIT_SOURCE, "*.[ch]")
+        own = sorted({str(file.source) for file in job.files})
+        described = self._stage(
+            "stock",
+            [layout.image, layout.kernel, layout.initramfs],
+            [*record, guest, compiler, *init, *own],
+            job,
+        )
+        self._beside(job, described)
+
+    def _beside(self, job: Job, described: Sequence[Any]) -> None:
+        """Declare the target of another variant, which is built only if it is asked for."""
+        self.env.Clean(described, [str(job.layout.folder), str(job.layout.logs)])
         action = scons.Action(_tell, cmdstr=None)
-        self.env.AlwaysBuild(self.env.Alias("twin", described, action, UKL=job))
+        self.env.AlwaysBuild(self.env.Alias(str(job.variant), described, action, UKL=job))
 
     def _source(self) -> list[Any]:
         """Declare the application's sources, and return which they are."""
@@ -551,13 +583,19 @@ class Build:
         recipes = _files(origin.folder, "**/*")
         return self._fetched(name, record, [_value(origin.state(self.job.cache)), *more, *recipes])
 
-    def _fetched(self, name: str, record: Path, inputs: Sequence[Any]) -> list[Any]:
-        """Declare a stage that leaves something in the cache, and here only what that is."""
+    def _fetched(
+        self, name: str, record: Path, inputs: Sequence[Any], job: Job | None = None
+    ) -> list[Any]:
+        """Declare a stage that leaves something in the cache, and here only what that is.
+
+        :param job: that of another variant.
+        """
         nodes = self.env.Command(
             str(record),
             [*inputs, *_code(name)],
             scons.Action(_stage, _announce),
             UKL_STAGE=name,
+            UKL=job or self.job,
         )
         self.env.NoCache(nodes)  # it names a folder of this machine
         if record.is_file() and not _is_there(record):
@@ -714,6 +752,7 @@ def _stage(target: Any, source: Any, env: Any) -> int:
             "libc",
             "debian",
             "source",
+            "packages",
         ):  # whose only output is their manifest
             _record(job, name, target, source)
     except UklError as error:
@@ -764,7 +803,7 @@ def _debian(job: Job) -> None:
     wanted = job.app.debian
     made = debian.prepare(wanted, job.debs, job.cache, logs=layout.logs, say=job.reporter.say)
     record = layout.debian_record
-    debian.publish(made, layout.debian, record, repeat=job.repeat(record))
+    packages.publish(made, layout.debian, record, stage="debian", repeat=job.repeat(record))
 
 
 def _source(job: Job) -> None:
@@ -939,6 +978,45 @@ def _linux(job: Job) -> None:
     )
 
 
+def _packages(job: Job) -> None:
+    layout, wanted = job.layout, job.app.stock
+    assert wanted is not None  # or it is not declared
+    made = stock.prepare(wanted, job.debs, job.cache, logs=layout.logs, say=job.reporter.say)
+    record = layout.packages_record
+    repeat = job.repeat(record)
+    packages.publish(made, layout.packages, record, stage="packages", repeat=repeat)
+
+
+def _stock(job: Job) -> None:
+    layout, wanted = job.layout, job.app.stock
+    assert wanted is not None  # or it is not declared
+    root = stock.gather(wanted, layout.packages)
+    taken = tuple(
+        userspace.ExtraFile(source, path, source.stat().st_mode & 0o777)
+        for path, source in sorted(root.files.items())
+        if path not in {file.path for file in job.files}  # the recipe's own come first
+    )
+    spec = userspace.Userspace(
+        conf=plan.init_conf(job.app, job.variant, root.modules),
+        files=(*taken, *job.files),
+        folders=root.folders,
+        app_file=root.program,
+    )
+    log = layout.logs / "userspace.log"
+    userspace.build_initramfs(spec, layout.initramfs, log=log)
+    stock.copy_kernel(root, layout.kernel)
+    parts = plan.licences(job.app, job.linux.project, job.glibc.project, job.variant)
+    image.describe(
+        job.app,
+        layout.kernel,
+        root.config,
+        layout.image,
+        parts,
+        variant=job.variant,
+        initrd=layout.initramfs,
+    )
+
+
 def _image(job: Job) -> None:
     for line in plan.lacking(job.app):
         job.reporter.say(f"warning: {line}")
@@ -962,6 +1040,8 @@ STAGES: Mapping[str, Callable[[Job], None]] = {
     "kconfig": _kconfig,
     "userspace": _userspace,
     "linux": _linux,
+    "packages": _packages,
+    "stock": _stock,
     "image": _image,
 }
 
@@ -984,6 +1064,12 @@ CODE: Mapping[str, tuple[str, ...]] = {
     "kconfig": ("stages/kconfig.py", "dotconfig.py", "toolchain.py"),
     "userspace": ("stages/userspace.py", "cpio.py", "initconf.py", "plan.py"),
     "linux": ("stages/linux.py", "dotconfig.py", "toolchain.py", "elf/linked.py"),
+    "packages": ("stages/stock.py", "packages.py", "apt.py", "elf/loading.py"),
+    "stock": (
+        *("stages/stock.py", "stages/userspace.py", "stages/image.py", "packages.py", "apt.py"),
+        *("elf/loading.py", "cpio.py", "initconf.py", "plan.py", "image.py", "cmdline.py"),
+        *("dotconfig.py", "licence.py"),
+    ),
     "image": ("stages/image.py", "image.py", "plan.py", "cmdline.py", "dotconfig.py", "licence.py"),
 }
 """Files of the package that decide what a stage writes.  What all share (errors, files, programs)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Redis and its twin: the same answers, one in ring 0, the other an ordinary process."""
+"""Redis, its twin and Debian's own: the same answers, one from ring 0, the others from ring 3."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ def twin(redis_image: Path) -> Path:
     """Return the outputs of redis' twin."""
     scons("app=redis", "build=build/test", "fragments=9p", "twin")
     return redis_image / "twin"
+
+
+@pytest.fixture(scope="module")
+def stock(redis_image: Path) -> Path:
+    """Return the outputs of Debian's own, fetched from Debian."""
+    scons("app=redis", "build=build/test", "fragments=9p", "stock")
+    return redis_image / "stock"
 
 
 def options(folder: Path) -> dict[str, str]:
@@ -78,3 +85,11 @@ def test_their_kernels_differ_in_nothing_else(redis_image: Path, twin: Path) -> 
     different = set(options(redis_image).items() ^ options(twin).items())
     names = {name for name, _ in different}
     assert names == {"UNIKERNEL_LINUX", "UKL_TLS", "UKL_NAME", "UKL_ARCHIVE_PATH"}
+
+
+def test_debians_own_is_debians(start: Start, stock: Path, tmp_path: Path) -> None:
+    assert look_inside(stock, start, tmp_path) == (CODE_SEGMENTS[3], False)
+    (kernel,) = (stock / "packages").glob("linux-image-*")
+    release = kernel.name.removeprefix("linux-image-")
+    console = next(tmp_path.glob("guest*/console.log")).read_text()
+    assert f"Linux version {release} (debian-kernel@lists.debian.org)" in console

@@ -249,7 +249,8 @@ def with_overlay(
             hint="share their folder with -v, or give the guest more with -m",
         )
     initrd = scratch / "run.cpio"
-    initrd.write_bytes(data)
+    # The kernel unpacks archives that follow each other in turn, a later file replaces an earlier.
+    initrd.write_bytes((vm.initrd.read_bytes() if vm.initrd is not None else b"") + data)
     return replace(vm, initrd=initrd)
 
 
@@ -471,6 +472,12 @@ def run(options: argparse.Namespace) -> int:
             raise UklError(
                 "image-missing",
                 f"{folder / IMAGE_FILE} names the kernel {image.kernel}, which is not there",
+                hint=f"build it: {image.command}",
+            )
+        if vm.initrd is not None and not vm.initrd.is_file():
+            raise UklError(
+                "image-missing",
+                f"{folder / IMAGE_FILE} names the initramfs {image.initrd}, which is not there",
                 hint=f"build it: {image.command}",
             )
         vmlinux = (folder / image.kernel).with_suffix(".vmlinux")

@@ -107,6 +107,7 @@ def from_image(image: Image, folder: Path) -> Vm:
     return Vm(
         name=image.label,
         kernel=folder / image.kernel,
+        initrd=None if image.initrd is None else folder / image.initrd,
         cmdline=guarded(image.cmdline),
         memory_mib=image.memory_mib,
         cpus=image.cpus,
