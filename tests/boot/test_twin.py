@@ -46,18 +46,18 @@ def options(folder: Path) -> dict[str, str]:
 
 
 def look_inside(folder: Path, start: Start, place: Path) -> tuple[int, bool]:
-    """Ask an image what its recipe asks, with a disk of its own.
+    """Ask an image what its recipe asks, with disks of its own.
 
     :return: the code segment of its process, and whether its kernel has an application.
     """
     found = image.load(folder / "image.json")
-    (wanted,) = found.disks
-    data = place / f"{found.label}.img"
-    disk.make(data, wanted)
+    drives = [Drive(place / f"{found.label}.{one.name}.img") for one in found.disks]
+    for drive, wanted in zip(drives, found.disks, strict=True):
+        disk.make(drive.path, wanted)
     smoke = found.smoke
     assert smoke is not None
     vm = from_image(found, folder)
-    vm = replace(vm, drives=(Drive(data),), forwards=(Forward(0, smoke.port),))
+    vm = replace(vm, drives=tuple(drives), forwards=(Forward(0, smoke.port),))
     jobs = (
         Job((HELPER, "file", STRAY)),
         Job((HELPER, "segment", found.app.path), Mode.BESIDE),

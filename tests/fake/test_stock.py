@@ -99,7 +99,8 @@ class World:
             "int answer(void); void _start(void) { answer(); }",
             *("libanswer.so.2", "-Wl,-rpath-link,."),
         )
-        plug = shared(made, "plug.so", "int plug(void) { return 0; }", "libdeep.so.1", where)
+        only = shared(made, "libonly.so.1", "int only(void) { return 1; }")
+        plug = shared(made, "plug.so", "int plug(void) { return 0; }", "libonly.so.1")
         server: dict[str, bytes | str | Path] = {
             "usr/bin/hello": Path("../share/hello/really"),
             "usr/lib/hello/plug.so": plug,
@@ -113,6 +114,7 @@ class World:
             f"{LIBRARIES}/libanswer.so.2": Path("libanswer.so.2.0"),
             f"{LIBRARIES}/libanswer.so.2.0": answer,
             f"{PRIVATE}/libdeep.so.1": deep,
+            "lib/x86_64-linux-gnu/libonly.so.1": only,
         }
         deb(self.debs, "libanswer2", "1-1", libraries)
         libc: dict[str, bytes | str | Path] = {
@@ -173,6 +175,7 @@ def test_the_guest_has_what_the_program_needs_and_no_more(world: World) -> None:
     for place, name in (
         (f"/{LIBRARIES}/libanswer.so.2", "libanswer.so.2"),
         (f"/{PRIVATE}/libdeep.so.1", "libdeep.so.1"),
+        ("/lib/x86_64-linux-gnu/libonly.so.1", "libonly.so.1"),
         ("/usr/lib/hello/plug.so", "plug.so"),
     ):
         assert guest[place] == (made / name).read_bytes()
@@ -225,6 +228,9 @@ def test_it_is_fetched_only_if_it_is_asked_for_and_once(world: World) -> None:
     # An emptied cache is filled again.
     shutil.rmtree(world.project.cache / "ukl-build" / "packages")
     assert "packages" in stages(world.build("stock"))
+    world.build("-c", "stock")
+    assert not world.out.exists()
+    assert any((world.project.cache / "ukl-build" / "packages").rglob("hello"))
 
 
 @pytest.mark.parametrize(
@@ -233,7 +239,7 @@ def test_it_is_fetched_only_if_it_is_asked_for_and_once(world: World) -> None:
         ("hello-server", "missing: hello-server_*.deb (1-1 was tested last)"),
         (f"linux-image-{RELEASE}", "missing: linux-image-[0-9]*-cloud-amd64_*.deb"),
         ("hello-tools", "none of the packages has /usr/bin/hello, the recipe's stock.program"),
-        ("libanswer2", "none of the packages has libdeep.so.1, a library that plug.so needs"),
+        ("libanswer2", "none of the packages has libonly.so.1, a library that plug.so needs"),
         ("libc6", f"none of the packages has /{LINKER}, the dynamic linker"),
     ],
 )
@@ -259,9 +265,19 @@ def test_a_kernel_without_a_driver_is_refused(world: World, name: str) -> None:
     assert f"the kernel {RELEASE} has no driver {name}, " in said
 
 
-def test_a_script_is_no_program(world: World) -> None:
+def test_a_kernel_of_another_make_is_refused(world: World) -> None:
+    world.remove(f"linux-image-{RELEASE}")
+    deb(world.debs, f"linux-image-{RELEASE}", "6.1-1", {f"boot/vmlinuz-{RELEASE}": ""})
+    said = world.build("stock", status=2)
+    assert f"has /lib/modules/{RELEASE}/modules.builtin, the list of its drivers" in said
+
+
+@pytest.mark.parametrize("kind", ["script", "object"])
+def test_what_is_no_program_is_refused(world: World, kind: str) -> None:
     world.remove("hello-tools")
-    deb(world.debs, "hello-tools", "1-1", {"usr/share/hello/really": "#!/bin/sh\n"})
+    code = "void _start(void) { }"
+    content = b"#!/bin/sh\n" if kind == "script" else compiled(world.debs, "a.o", code, "-c")
+    deb(world.debs, "hello-tools", "1-1", {"usr/share/hello/really": content})
     said = world.build("stock", status=2)
     assert "error[elf-format]" in said
     assert "neither a program nor a shared library of x86-64" in said

@@ -166,13 +166,14 @@ def gather(wanted: Stock, place: Path) -> Root:
     elves = [path for path in found.values() if path.suffix == ".so" or ".so." in path.name]
     found |= _libraries(union, [program, *elves])
     found.pop(wanted.program, None)
-    modules = _modules(kernel.resolve())
-    version = next((kernel / "lib" / "modules").iterdir()).name
+    release = kernel.name.removeprefix("linux-image-")
+    parts = _Union([kernel])
+    modules = _modules(kernel.resolve(), release)
     return Root(
-        kernel=kernel / "boot" / f"vmlinuz-{version}",
-        config=kernel / "boot" / f"config-{version}",
+        kernel=parts.file(f"/boot/vmlinuz-{release}", "the kernel"),
+        config=parts.file(f"/boot/config-{release}", "its configuration"),
         files={**found, **modules},
-        folders=tuple(folders),
+        folders=tuple(dict.fromkeys(folders)),
         modules=tuple(modules),
         program=program,
     )
@@ -271,15 +272,20 @@ def _libraries(union: _Union, elves: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def _modules(kernel: Path) -> dict[str, Path]:
+def _modules(kernel: Path, release: str) -> dict[str, Path]:
     """Return the modules to load, by their paths in the guest and in an order that works.
 
+    :param kernel: its unpacked package.
+    :param release: its name in paths, which ``uname -r`` shows.
     :raise UklError: ``source-missing`` if a driver is neither a module nor built in.
     """
-    (folder,) = (kernel / "lib" / "modules").iterdir()
+    folder = kernel / "lib" / "modules" / release
+    built_in = folder / "modules.builtin"
+    if not built_in.is_file():
+        raise _missing(f"/lib/modules/{release}/modules.builtin", "the list of its drivers")
     there = {_name(path.name): path for path in (folder / "kernel").rglob("*.ko")}
-    built_in = (folder / "modules.builtin").read_text(encoding="utf-8").split()
-    inside = {_name(line.rpartition("/")[2]) for line in built_in}
+    lines = built_in.read_text(encoding="utf-8").split()
+    inside = {_name(line.rpartition("/")[2]) for line in lines}
     order: dict[str, Path] = {}
 
     def add(name: str, why: str) -> None:
@@ -287,7 +293,7 @@ def _modules(kernel: Path) -> dict[str, Path]:
         if path is None:
             raise UklError(
                 "source-missing",
-                f"{kernel.name}: the kernel {folder.name} has no driver {name}, {why}",
+                f"the kernel {release} has no driver {name}, {why}",
                 hint="it may pack its modules; another kernel of Debian 12 is known to work",
             )
         place = f"/{path.relative_to(kernel)}"
