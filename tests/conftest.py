@@ -78,12 +78,20 @@ def built() -> Path:
     return outputs("UKL_TEST_BUILD")
 
 
+FOR_TESTS = ("fragments=test,ext4,virtio-blk,9p", "build=build/test")
+
+
 @pytest.fixture(scope="session")
 def built_for_tests() -> Path:
     """Return the outputs of a build with kconfig/test.config, disks and shared folders."""
-    return outputs(
-        "UKL_TEST_BUILD_FOR_TESTS", "fragments=test,ext4,virtio-blk,9p", "build=build/test"
-    )
+    return outputs("UKL_TEST_BUILD_FOR_TESTS", *FOR_TESTS)
+
+
+@pytest.fixture(scope="session")
+def twin_for_tests() -> Path:
+    """Return the outputs of its twin."""
+    scons("app=tcp_server", *FOR_TESTS, "twin")
+    return projects.ROOT / "build" / "test" / "tcp_server" / "twin"
 
 
 @pytest.fixture(scope="session")

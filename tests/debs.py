@@ -11,17 +11,30 @@ from pathlib import Path
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 
 
-def deb(folder: Path, name: str, version: str, content: Mapping[str, bytes | str]) -> Path:
-    """Make a package of files and return it, named as Debian's archive names it."""
+def deb(
+    folder: Path,
+    name: str,
+    version: str,
+    content: Mapping[str, bytes | str | Path],
+    fields: str = "",
+) -> Path:
+    """Make a package of files and return it, named as Debian's archive names it.
+
+    :param content: path to what a file has, or to where a symbolic link leads.
+    :param fields: more lines of its control file.
+    """
     root = folder / "root" / f"{name}_{version}"
     (root / "DEBIAN").mkdir(parents=True)
     (root / "DEBIAN" / "control").write_text(
         f"Package: {name}\nVersion: {version}\nArchitecture: amd64\n"
-        "Maintainer: nobody <nobody@example.org>\nDescription: a test\n"
+        f"{fields}Maintainer: nobody <nobody@example.org>\nDescription: a test\n"
     )
     for path, data in content.items():
         file = root / path
         file.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(data, Path):
+            file.symlink_to(data)
+            continue
         file.write_bytes(data.encode() if isinstance(data, str) else data)
     out = folder / f"{name}_{version.replace(':', '%3a')}_amd64.deb"
     # None: nothing here is worth the time of packing it.

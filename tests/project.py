@@ -74,7 +74,9 @@ FRAGMENTS = {
     "base": "CONFIG_MODULES=n  # one file\nCONFIG_LZ4=y  # quick\nCONFIG_DEFAULT_ON=n  # unused\n",
     "userspace": 'CONFIG_INITRAMFS_SOURCE="../initramfs.cpio"  # one file\n',
     "net": "CONFIG_NET=y  # needed by INET\nCONFIG_INET=y  # it is a server\n",
-    "ukl": 'CONFIG_UKL_ARCHIVE_PATH="../UKL.a"  # relative to the output folder\n',
+    "ukl": "CONFIG_UNIKERNEL_LINUX=y  # the point of it all\n"
+    'CONFIG_UKL_ARCHIVE_PATH="../UKL.a"  # relative to the output folder\n',
+    "again": "CONFIG_UNIKERNEL_LINUX=y  # a second time\n",
     "unmet": "CONFIG_NET=n  # overrides net: a test\n",
 }
 
@@ -110,9 +112,17 @@ class Project:
         """The application's C file."""
         return self.root / "samples" / "hello" / "tcp_server.c"
 
-    def calls(self) -> list[str]:
-        """Take what the fake kernel's make did since the last time."""
-        path = self.linux / "calls"
+    @property
+    def twin(self) -> Path:
+        """Outputs of the application as an ordinary process."""
+        return self.out / "twin"
+
+    def calls(self, linux: Path | None = None) -> list[str]:
+        """Take what the fake kernel's make did since the last time.
+
+        :param linux: another output folder.
+        """
+        path = (linux or self.linux) / "calls"
         lines = path.read_text().splitlines() if path.exists() else []
         path.unlink(missing_ok=True)
         return lines

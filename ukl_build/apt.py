@@ -41,6 +41,9 @@ _NOT_FETCHED = re.compile(r"E: Failed to fetch \S+  (?P<why>.*)")
 _NOT_THERE = ("404 ", "File not found - ")
 """What apt says where a place lacks a file: over HTTP, and on a disk."""
 
+_INSTALLED = re.compile(r"^Inst (\S+) \((\S+) ", re.M)
+"""How ``apt-get --simulate`` names what it would install, and of which version."""
+
 _ONE_LINE = re.compile(r"^(?P<type>deb(?:-src)?)\s+(?:\[(?P<options>[^\]]*)\]\s+)?(?P<rest>.*)$")
 
 
@@ -210,6 +213,35 @@ def download(
         (package,) = place.glob(f"{name}_*.deb")
         found.append(package)
     return found
+
+
+def download_installable(
+    name: str, meta: str, folder: Path, sources: Iterable[Source], *, log: Path
+) -> list[Path]:
+    """Download a package with all that an empty machine needs for it, and what another stands for.
+
+    :param name: a package; its dependencies are followed, recommendations are not.
+    :param meta: a package without contents; the first one that it depends on is downloaded alone.
+    :param folder: as for :func:`download`.
+    :param log: as for :func:`download`.
+    :return: the .deb files, in the order of their names.
+    :raise UklError: as :func:`download`; ``source-missing`` if ``meta`` depends on nothing.
+    """
+    private = _updated("deb", folder, sources, log)
+    said = private.run("apt-cache", "depends", "--important", meta)
+    depends = re.search(r"^  Depends: (\S+)$", said, re.M)
+    if depends is None:
+        raise UklError(
+            "source-missing", f"Debian's package {meta} depends on none", hint="correct its name"
+        )
+    # Not --download-only: what is on a disk already (file:) would stay where it is.
+    said = private.run("apt-get", "install", "--simulate", "--no-install-recommends", name)
+    found = _INSTALLED.findall(said)
+    place = folder / "packages"
+    place.mkdir()
+    words = [depends[1], *(f"{one}={version}" for one, version in found)]
+    private.run("apt-get", "download", *words, cwd=place, log=log)
+    return sorted(place.glob("*.deb"))
 
 
 def download_source(

@@ -55,6 +55,17 @@ class Init(StrEnum):
     """The application itself; only kernel parameters set the guest up."""
 
 
+class Variant(StrEnum):
+    """In which way an application is run; all but the first are there to be compared with it."""
+
+    UKL = "ukl"
+    """In ring 0, linked into the kernel."""
+    TWIN = "twin"
+    """The same objects as an ordinary process, on the same kernel without UNIKERNEL_LINUX."""
+    STOCK = "stock"
+    """Debian's package of the application, on Debian's kernel."""
+
+
 class Port(Model):
     """A port that the application listens on."""
 
@@ -93,7 +104,7 @@ class App(Model):
     """The application, as its process sees itself."""
 
     path: str = Field(default="/UKL", pattern=r"^/")
-    """CONFIG_UKL_NAME of the kernel."""
+    """Of its file: CONFIG_UKL_NAME of a kernel that the application is linked into."""
     argv: tuple[str, ...] = Field(min_length=1)
     """Argument vector, ``argv[0]`` included."""
     env: dict[str, str] = Field(default_factory=dict)
@@ -164,8 +175,11 @@ class Image(Model):
     # `schema` itself is a (deprecated) method of pydantic's BaseModel.
     schema_: Literal[1] = Field(default=1, alias="schema")
     name: str
+    variant: Variant = Variant.UKL
     kernel: str
     """The bzImage, relative to the folder of image.json."""
+    initrd: str | None = None
+    """The guest's userspace, relative as well, if it is not in the bzImage."""
     cmdline: tuple[str, ...]
     """Kernel parameters, to be joined by spaces; what follows ``--`` goes to process 1."""
     memory_mib: int = Field(ge=32)
@@ -184,7 +198,19 @@ class Image(Model):
     licences: dict[str, str] = Field(default_factory=dict)
     """SPDX expression of each part of the one work that the kernel is, by the part's name."""
     redistributable: bool = False
-    """Whether these licences let the image be handed on."""
+    """Whether these licences let the image be handed on.  Not looked at, and so false, for what is
+    only there to be compared with."""
+
+    @property
+    def label(self) -> str:
+        """What it is called where several stand side by side; no other application's name."""
+        return self.name if self.variant is Variant.UKL else f"{self.name}.{self.variant}"
+
+    @property
+    def command(self) -> str:
+        """The command that builds it."""
+        target = "" if self.variant is Variant.UKL else f" {self.variant}"
+        return f"scons app={self.name}{target}"
 
 
 def load(path: Path) -> Image:

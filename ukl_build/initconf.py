@@ -180,6 +180,8 @@ class InitConf:
     hostname: str = ""
     limits: Mapping[str, tuple[int | None, int | None]] = field(default_factory=dict)
     """Name of :data:`LIMITS` to soft and hard limit; ``None`` is unlimited."""
+    modules: tuple[str, ...] = ()
+    """Paths of kernel modules, each behind those that it needs."""
     sysctls: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
     address: Static | Literal["dhcp", "none"] = "dhcp"
@@ -292,6 +294,7 @@ def render(conf: InitConf) -> str:
         if not 0 <= wait <= 1_000_000:
             raise ValueError(f"{wait} s is no time to wait")
     for values, most, what in (
+        (conf.modules, MAX_LIST, "modules"),
         (conf.sysctls, MAX_LIST, "sysctls"),
         (conf.groups, MAX_LIST, "groups"),
         (conf.dns, MAX_DNS, "name servers"),
@@ -313,6 +316,7 @@ def render(conf: InitConf) -> str:
         if hard is not None and (soft is None or soft > hard):
             raise ValueError(f"the soft limit of {name} is above its hard limit")
         lines.append(f"rlimit={name}:{_limit(soft)}:{_limit(hard)}")
+    lines += [f"module={_escape(path)}" for path in conf.modules]
     lines += [f"sysctl={_escape(f'{name}={value}')}" for name, value in conf.sysctls.items()]
     lines += _mounts(conf.mounts)
     match conf.address:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ukl_build import files, proc
+from ukl_build import files, manifest, proc
 from ukl_build.cache import Cache, Say
 from ukl_build.errors import UklError
 from ukl_build.model import nearest
@@ -35,6 +35,18 @@ class Found:
     sha256: str
     origin: str
     """For people: which place it is from, with its version."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that is unpacked."""
+
+    name: str
+    version: str
+    found: Found
+    """The .deb."""
+    path: Path
+    """The unpacked files."""
 
 
 def corrupt(what: str, kind: str, expected: str, actual: str) -> UklError:
@@ -147,6 +159,62 @@ def field(package: Path, name: str) -> str:
     :raise UklError: ``tool-failed`` if it is none.
     """
     return proc.run(["dpkg-deb", "--field", package, name]).stdout.strip()
+
+
+def version(path: Path, digest: str) -> str:
+    """Return the version of a .deb.
+
+    :raise UklError: ``source-corrupt`` if it is damaged.
+    """
+    try:
+        return field(path, "Version")
+    except UklError as error:
+        if error.code != "tool-failed":
+            raise
+        raise damaged(path, digest, error) from error
+
+
+def unpack(found: Sequence[Found], cache: Cache, logs: Path) -> None:
+    """Unpack the packages that the cache has no files of; needs the cache's lock.
+
+    :raise UklError: ``source-corrupt`` if one is damaged.
+    """
+    with cache.scratch() as scratch:
+        finished = {}
+        for file in found:
+            place = cache.packages / file.sha256
+            if place.is_dir():
+                continue
+            folder = scratch / file.sha256
+            try:
+                proc.run(["dpkg-deb", "--extract", file.file, folder], log=logs / "dpkg-deb.log")
+            except UklError as error:
+                if error.code != "tool-failed":
+                    raise
+                raise damaged(file.file, file.sha256, error) from error
+            finished[folder] = place
+        cache.publish(finished)
+
+
+def publish(made: Sequence[Package], place: Path, out: Path, *, stage: str, repeat: str) -> None:
+    """Link the packages into a folder of their own, and write which they are as a manifest.
+
+    :param place: the folder; what else is in it is removed.
+    :param stage: that they are of.
+    :raise OSError: if it cannot be written.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    for link in place.iterdir():
+        link.unlink()
+    for package in made:
+        (place / package.name).symlink_to(package.path)
+    record = manifest.Manifest(
+        stage=stage,
+        inputs={package.name: package.version for package in made},
+        outputs={f"{place.name}/{package.name}": package.found.sha256 for package in made},
+        repeat=repeat,
+    )
+    manifest.store(record, out)
 
 
 def _origin(package: str, version: str) -> str:

@@ -13,15 +13,21 @@ from pathlib import Path
 from ukl_build import licence, toolchain
 from ukl_build.cmdline import quote, quote_args
 from ukl_build.errors import UklError
-from ukl_build.image import FEATURE_OPTIONS, Disk, Feature, Image, Init, Share
-from ukl_build.initconf import InitConf, mounts
-from ukl_build.recipe import AppRecipe, SourcesRecipe
+from ukl_build.image import FEATURE_OPTIONS, App, Disk, Feature, Image, Init, Share, Variant
+from ukl_build.initconf import InitConf, check_places, mounts
+from ukl_build.recipe import AppRecipe, SourcesRecipe, Stock
 
 FRAGMENTS = ("base", "hardening", "console", "userspace", "net")
 """In every image, before those that a recipe needs."""
 
 FRAGMENTS_LAST = ("virtio-rng", "virtio-serial", "pvpanic", "ukl")
 """In every image, after those that a recipe needs."""
+
+RING0_FRAGMENT = "ukl"
+"""What a kernel lacks on which the application is an ordinary process."""
+
+RING0_OPTION = "UNIKERNEL_LINUX"
+"""The option that this fragment is about."""
 
 CMDLINE = (
     "console=ttyS0",  # the log that ukl-run keeps
@@ -36,46 +42,52 @@ class Layout:
 
     build: Path
     app: str
+    variant: Variant = Variant.UKL
 
     @property
-    def folder(self) -> Path:
+    def home(self) -> Path:
         """All of an application's outputs."""
         return self.build / self.app
 
     @property
+    def folder(self) -> Path:
+        """The outputs of one variant."""
+        return self.home if self.variant is Variant.UKL else self.home / self.variant
+
+    @property
     def lock(self) -> Path:
         """Held while the application is built."""
-        return self.folder / "lock"
+        return self.home / "lock"
 
     @property
     def signatures(self) -> Path:
         """What SCons remembers; one for each application, so that two may be built at once."""
-        return self.folder / "sconsign.dblite"
+        return self.home / "sconsign.dblite"
 
     @property
     def objects(self) -> Path:
         """The application's own objects."""
-        return self.folder / "objects"
+        return self.home / "objects"
 
     @property
     def native(self) -> Path:
         """Where the application's own makefiles work."""
-        return self.folder / "native"
+        return self.home / "native"
 
     @property
     def program(self) -> Path:
         """What they link: an ordinary static program."""
-        return self.folder / f"{self.app}.static"
+        return self.home / f"{self.app}.static"
 
     @property
     def program_record(self) -> Path:
         """What that is linked from."""
-        return self.folder / "program.json"
+        return self.home / "program.json"
 
     @property
     def lint(self) -> Path:
         """What the lint found."""
-        return self.folder / "lint.json"
+        return self.home / "lint.json"
 
     @property
     def linked(self) -> Path:
@@ -83,39 +95,59 @@ class Layout:
         return self.objects / "app.o"
 
     @property
+    def ordinary(self) -> Path:
+        """The twin's program, linked from that alone, with its symbols."""
+        return self.folder / f"{self.app}.static"
+
+    @property
+    def stripped(self) -> Path:
+        """The same as the twin's guest has it."""
+        return self.folder / self.app
+
+    @property
     def archive(self) -> Path:
         """The prefixed application, as the kernel links it."""
-        return self.folder / "UKL.a"
+        return self.home / "UKL.a"
 
     @property
     def source(self) -> Path:
         """Link to the application's sources, where they are a Debian source package."""
-        return self.folder / "source"
+        return self.home / "source"
 
     @property
     def source_record(self) -> Path:
         """Which package and which tree these are."""
-        return self.folder / "source.manifest.json"
+        return self.home / "source.manifest.json"
 
     @property
     def sources(self) -> Path:
         """Which tree is built as the kernel."""
-        return self.folder / "sources.manifest.json"
+        return self.home / "sources.manifest.json"
 
     @property
     def libc(self) -> Path:
         """Which C library is linked."""
-        return self.folder / "libc.manifest.json"
+        return self.home / "libc.manifest.json"
 
     @property
     def debian(self) -> Path:
         """Links to the Debian packages that are linked."""
-        return self.folder / "debian"
+        return self.home / "debian"
 
     @property
     def debian_record(self) -> Path:
         """Which packages these are."""
-        return self.folder / "debian.manifest.json"
+        return self.home / "debian.manifest.json"
+
+    @property
+    def packages(self) -> Path:
+        """Links to the Debian packages that are run."""
+        return self.folder / "packages"
+
+    @property
+    def packages_record(self) -> Path:
+        """Which packages these are."""
+        return self.folder / "packages.manifest.json"
 
     @property
     def kconfig(self) -> Path:
@@ -155,10 +187,13 @@ class Layout:
     @property
     def logs(self) -> Path:
         """One log a step."""
-        return self.build / "logs" / self.app
+        logs = self.build / "logs" / self.app
+        return logs if self.variant is Variant.UKL else logs / self.variant
 
 
-def fragments(recipe: AppRecipe, extra: tuple[str, ...] = ()) -> tuple[str, ...]:
+def fragments(
+    recipe: AppRecipe, extra: tuple[str, ...] = (), variant: Variant = Variant.UKL
+) -> tuple[str, ...]:
     """Return the names of the fragments of an image, in the order they are merged, each once.
 
     :param extra: what the user adds.
@@ -167,10 +202,55 @@ def fragments(recipe: AppRecipe, extra: tuple[str, ...] = ()) -> tuple[str, ...]
     attached: tuple[Disk | Share, ...] = (*recipe.guest.disks, *recipe.guest.shares)
     needed = tuple(feature.value for one in attached for feature in one.needs)
     names = (*FRAGMENTS, *recipe.kconfig.fragments, *needed, *direct, *FRAGMENTS_LAST, *extra)
-    return tuple(dict.fromkeys(names))
+    without = () if variant is Variant.UKL else (RING0_FRAGMENT,)
+    return tuple(name for name in dict.fromkeys(names) if name not in without)
 
 
-def cmdline(recipe: AppRecipe) -> tuple[str, ...]:
+def _stock(recipe: AppRecipe) -> Stock:
+    """Return what Debian has of an application.
+
+    :raise UklError: ``recipe-invalid`` if the recipe does not say.
+    """
+    if recipe.stock is None:
+        raise UklError(
+            "recipe-invalid",
+            f"the recipe of {recipe.name} does not say which package of Debian has it",
+            hint="give it a [stock] with package, tested and program, or leave out stock",
+        )
+    return recipe.stock
+
+
+def process(recipe: AppRecipe, variant: Variant = Variant.UKL) -> App:
+    """Return the application as its process sees itself.
+
+    :raise UklError: ``recipe-invalid`` if the guest could not have its file.
+    """
+    if variant is Variant.UKL:
+        return recipe.app
+    guest = recipe.guest
+    # Not /UKL: what is seen in the guest shall say what it is.
+    path = f"/bin/{recipe.name}"
+    if variant is Variant.STOCK:
+        path = _stock(recipe).program
+        if guest.init is Init.DIRECT:
+            raise UklError(
+                "recipe-invalid",
+                f"the stock of {recipe.name} needs our init, which loads its drivers",
+                hint='use init = "ring3"',
+            )
+    attached: tuple[Disk | Share, ...] = (*guest.disks, *guest.shares)
+    try:
+        check_places([one.mount for one in attached], [path, *(one.path for one in guest.files)])
+    except ValueError as error:
+        raise UklError(
+            "recipe-invalid",
+            f"the {variant} of {recipe.name} has its program at {path}: {error}",
+            hint="give what the recipe has there another place",
+        ) from error
+    return App(path=path, argv=(path, *guest.args), env=guest.env)
+
+
+def cmdline(recipe: AppRecipe, variant: Variant = Variant.UKL) -> tuple[str, ...]:
     """Return the kernel parameters of an image.
 
     With our init the application's arguments, environment, sysctls and limits are in the
@@ -198,7 +278,7 @@ def cmdline(recipe: AppRecipe) -> tuple[str, ...]:
             quote_args(run.args)
     except ValueError as error:
         raise UklError("recipe-invalid", str(error), hint='use init = "ring3"') from error
-    own = (f"rdinit={recipe.app.path}", "ip=dhcp")
+    own = (f"rdinit={process(recipe, variant).path}", "ip=dhcp")
     return (*CMDLINE, *own, *sysctls, *guest.cmdline, *env, "--", *args)
 
 
@@ -210,23 +290,41 @@ def lacking(recipe: AppRecipe) -> list[str]:
     return []
 
 
-def init_conf(recipe: AppRecipe) -> InitConf:
-    """Return what our init is told."""
-    guest = recipe.guest
+def init_conf(
+    recipe: AppRecipe, variant: Variant = Variant.UKL, modules: tuple[str, ...] = ()
+) -> InitConf:
+    """Return what our init is told.
+
+    :param modules: paths of kernel modules that it loads.
+    :raise UklError: ``recipe-invalid``.
+    """
+    guest, app = recipe.guest, process(recipe, variant)
     conf = InitConf(
-        app=recipe.app.path,
-        argv=recipe.app.argv,
+        app=app.path,
+        argv=app.argv,
         hostname=recipe.name.replace("_", "-"),
         limits={name: (limit.soft, limit.hard) for name, limit in guest.limits.items()},
+        modules=modules,
         sysctls=guest.sysctl,
         mounts=mounts(guest.disks, guest.shares),
     )
     return replace(conf, env={**conf.env, **guest.env})
 
 
-def licences(recipe: AppRecipe, linux: SourcesRecipe, glibc: SourcesRecipe) -> dict[str, str]:
-    """Return the licence of each part of the one work that an image's kernel is."""
-    parts = {linux.name: linux.licence, recipe.name: recipe.licence}
+def licences(
+    recipe: AppRecipe,
+    linux: SourcesRecipe,
+    glibc: SourcesRecipe,
+    variant: Variant = Variant.UKL,
+) -> dict[str, str]:
+    """Return the licence of each part of the one work that an image's kernel is.
+
+    An ordinary process is no part of it.
+    """
+    parts = {linux.name: linux.licence}
+    if variant is not Variant.UKL:
+        return parts
+    parts[recipe.name] = recipe.licence
     if recipe.build.libc:
         parts |= {glibc.name: glibc.licence, toolchain.CC: licence.RUNTIME}
     return parts | {one.package: one.licence for one in recipe.debian}
@@ -245,30 +343,39 @@ def features(config: Mapping[str, str]) -> tuple[Feature, ...]:
 
 
 def image(
-    recipe: AppRecipe, kernel: str, config: Mapping[str, str], licences: Mapping[str, str]
+    recipe: AppRecipe,
+    kernel: str,
+    config: Mapping[str, str],
+    licences: Mapping[str, str],
+    variant: Variant = Variant.UKL,
+    *,
+    initrd: str | None = None,
 ) -> Image:
     """Return the description of an image.
 
     :param kernel: the bootable file, relative to the description.
     :param config: the kernel's configuration, without ``CONFIG_``.
     :param licences: of its parts, see :func:`licences`.
+    :param initrd: the guest's userspace, if it is not in the bootable file.
     :raise UklError: ``recipe-invalid``.
     """
     guest = recipe.guest
     return Image(
         name=recipe.name,
+        variant=variant,
         kernel=kernel,
-        cmdline=cmdline(recipe),
+        initrd=initrd,
+        cmdline=cmdline(recipe, variant),
         memory_mib=guest.memory_mib,
         cpus=guest.cpus,
         ports=guest.ports,
         smoke=guest.smoke,
         smoke_runs=guest.smoke_runs,
         init=guest.init,
-        app=recipe.app,
+        app=process(recipe, variant),
         disks=guest.disks,
         shares=guest.shares,
         features=features(config),
         licences=dict(licences),
-        redistributable=not licence.obstacles(licences),
+        redistributable=variant is Variant.UKL and not licence.obstacles(licences),
     )

@@ -195,6 +195,19 @@ class DebianArchives(Model):
         return self
 
 
+class Stock(Model):
+    """Debian's own build of the application, on Debian's own kernel: what others would run."""
+
+    package: PackageName
+    """Binary package; what it depends on comes with it."""
+    tested: str
+    """Version of the package that was tested last; another one is a warning."""
+    program: GuestPath
+    """Where the packages have the program."""
+    files: tuple[GuestPath, ...] = ()
+    """Files and folders of the packages that the guest has besides its libraries."""
+
+
 class KconfigNeeds(Model):
     """Fragments of kconfig/ beyond those that every image has."""
 
@@ -279,6 +292,8 @@ class AppRecipe(Model):
     """Packages that are linked, in the order of the link."""
     zero: dict[str, str] = Field(default_factory=dict)
     """Weak names that nothing defines and that may be 0 (patterns are allowed), and why."""
+    stock: Stock | None = None
+    """What it is compared with besides its twin, if Debian has it."""
     kconfig: KconfigNeeds = Field(default_factory=KconfigNeeds)
     guest: Guest = Field(default_factory=Guest)
 

@@ -32,7 +32,7 @@ from ukl_build import files, licence, manifest, packages, plan, proc, recipe, to
 from ukl_build.cache import Cache
 from ukl_build.elf.linked import check_linked
 from ukl_build.errors import UklError
-from ukl_build.image import Init
+from ukl_build.image import Init, Variant
 from ukl_build.model import nearest
 from ukl_build.progress import Reporter
 from ukl_build.stages import (
@@ -46,6 +46,7 @@ from ukl_build.stages import (
     linux,
     native,
     sources,
+    stock,
     userspace,
 )
 
@@ -82,7 +83,10 @@ def variables(apps: Sequence[str]) -> list[Variable]:
             "folder with the Debian source package (.dsc and what it lists) that the application"
             " is, or an unpacked tree",
         ),
-        Variable("debs", "folder with the Debian packages (.deb) that the recipe links"),
+        Variable(
+            "debs",
+            "folder with the Debian packages (.deb) that the recipe links, or that stock runs",
+        ),
         Variable("fragments", "more fragments of kconfig/, separated by commas"),
         Variable("init", "process 1 in place of the recipe's", values=inits),
         Variable("cache_dir", "folder of SCons' cache of built files"),
@@ -120,6 +124,8 @@ class Target:
 
 TARGETS = (
     Target("image", "the bootable file and image.json (the default)"),
+    Target("twin", "the same as an ordinary process on the same kernel without UNIKERNEL_LINUX"),
+    Target("stock", "Debian's own package of the application, on Debian's own kernel"),
     Target("run", "start the image in QEMU and show its console"),
     Target("smoke", "start the image, ask it or let it end, check what it says"),
     Target("menuconfig", "look at the kernel's options; changes are shown, not kept"),
@@ -163,6 +169,7 @@ def _main(root: Path, arguments: Sequence[tuple[str, str]], targets: Sequence[st
             )
         _test_targets(root, values)
         return
+    _check_combination(targets)
     if not values["app"]:
         raise UklError(
             "variable-invalid",
@@ -170,6 +177,22 @@ def _main(root: Path, arguments: Sequence[tuple[str, str]], targets: Sequence[st
             hint=f"give app=NAME, one of: {', '.join(apps)}; scons -h lists all there is",
         )
     Build(root, values).declare()
+
+
+def _check_combination(targets: Sequence[str]) -> None:
+    """Refuse targets of which each could be meant for either of two images.
+
+    :raise UklError: ``variable-invalid``.
+    """
+    started = [name for name in ("run", "smoke") if name in targets]
+    built = [name for name in ("twin", "stock") if name in targets]
+    if built and started:
+        raise UklError(
+            "variable-invalid",
+            f"{built[0]} and {started[0]}: which of the images is meant?",
+            hint=f"run one after the other; {built[0]} says how its image is started, {started[0]}"
+            " starts the application in ring 0",
+        )
 
 
 def read_variables(
@@ -282,7 +305,7 @@ class Job:
     app_src: Path | None
     """Folder with the Debian source package that the application is, or its tree."""
     debs: Path | None
-    """Folder with the Debian packages that the recipe links."""
+    """Folder with the Debian packages that the recipe links, or that stock runs."""
     fragments: tuple[Path, ...]
     files: tuple[userspace.ExtraFile, ...]
     """Files that the recipe puts into the guest."""
@@ -291,6 +314,11 @@ class Job:
     reporter: Reporter
     again: str
     """The scons command line without targets."""
+
+    @property
+    def variant(self) -> Variant:
+        """In which way the application is run."""
+        return self.layout.variant
 
     def repeat(self, target: Path) -> str:
         """Return the command line that makes a file again, for manifests."""
@@ -313,9 +341,11 @@ class Build:
                 hint="leave it out; it is for applications that are a Debian source package",
             )
         plan.cmdline(found)  # what could not be run is not built first
+        if "stock" in map(str, scons.COMMAND_LINE_TARGETS):
+            plan.process(found, Variant.STOCK)
         build = root / values["build"]
         cache = Cache.default()
-        extra = tuple(name for name in values["fragments"].split(",") if name)
+        self.extra = tuple(name for name in values["fragments"].split(",") if name)
         given = [f"{name}={value}" for name, value in values.items() if value]
         self.job = Job(
             root=root,
@@ -326,7 +356,7 @@ class Build:
             glibc=Origin.of(root, recipe.Kind.GLIBC, values),
             app_src=Path(values["app_src"]).resolve() if values["app_src"] else None,
             debs=Path(values["debs"]).resolve() if values["debs"] else None,
-            fragments=fragment_files(root / "kconfig", plan.fragments(found, extra)),
+            fragments=fragment_files(root / "kconfig", plan.fragments(found, self.extra)),
             files=guest_files(folder, found.guest.files),
             cache=cache,
             compiler=toolchain.compiler(cache.ccache),
@@ -354,7 +384,6 @@ class Build:
             _pass_signals_on()
         scons.SConsignFile(str(layout.signatures.with_suffix("")))  # SCons adds the suffix
         compiler = _value(toolchain.version_line())
-        guest = _value(job.app.model_dump_json())
 
         libraries = self._packages()
         build = job.app.build
@@ -374,26 +403,14 @@ class Build:
         linked = self._stage("link", [layout.linked], [*parts, *linted])
         archived = self._stage("archive", [layout.archive], [*linked, *tables, zero])
         tree = self._sources("sources", layout.sources, job.linux)
-        names = _value([path.name for path in job.fragments])
-        fragments = [str(path) for path in job.fragments]
-        config = self._stage(
-            "kconfig",
-            [layout.kconfig, layout.kconfig_report],
-            [*tree, names, compiler, *fragments],
-        )[:1]  # nothing is made of the report
-        init = _files(userspace.INIT_SOURCE, "*.[ch]")
-        own = sorted({str(file.source) for file in job.files})
-        initramfs = self._stage("userspace", [layout.initramfs], [guest, compiler, *init, *own])
-        kernel = self._stage(
-            "linux",
-            [layout.kernel, layout.vmlinux],
-            [*tree, *config, *archived, *initramfs, compiler],
-        )
-        described = self._stage("image", [layout.image], [guest, *config, *kernel])
+        config, described = self._bootable(job, tree, compiler, kernel=archived)
         database = self._database(build) if isinstance(build, recipe.PlainBuild) else []
         self.env.Clean(described, [str(layout.folder), str(layout.logs)])
         self.env.Alias("image", described)
         self.env.Default([*described, *database])
+        self._twin(linked, tree, compiler)
+        if job.app.stock is not None:
+            self._stock(job.app.stock, compiler)
         for name, function, needs in (
             ("run", _run, described),
             ("smoke", _smoke, described),
@@ -402,6 +419,83 @@ class Build:
         ):
             action = scons.Action(function, cmdstr=f"{name} {job.app.name}")
             self.env.AlwaysBuild(self.env.Alias(name, needs, action))
+
+    def _bootable(
+        self,
+        job: Job,
+        tree: Sequence[Any],
+        compiler: Any,
+        *,
+        kernel: Sequence[Any] = (),
+        files: Sequence[Any] = (),
+    ) -> tuple[list[Any], list[Any]]:
+        """Declare an image; return its configuration and its description.
+
+        :param tree: the kernel's.
+        :param kernel: what is linked into it besides.
+        :param files: what is in the guest besides.
+        """
+        layout, guest = job.layout, _value(job.app.model_dump_json())
+        names = _value([path.name for path in job.fragments])
+        fragments = [str(path) for path in job.fragments]
+        config = self._stage(
+            "kconfig",
+            [layout.kconfig, layout.kconfig_report],
+            [*tree, names, compiler, *fragments],
+            job,
+        )[:1]  # nothing is made of the report
+        init = _files(userspace.INIT_SOURCE, "*.[ch]")
+        own = sorted({str(file.source) for file in job.files})
+        initramfs = self._stage(
+            "userspace", [layout.initramfs], [guest, compiler, *init, *own, *files], job
+        )
+        made = self._stage(
+            "linux",
+            [layout.kernel, layout.vmlinux],
+            [*tree, *config, *kernel, *initramfs, compiler],
+            job,
+        )
+        return config, self._stage("image", [layout.image], [guest, *config, *made], job)
+
+    def _twin(self, linked: Sequence[Any], tree: Sequence[Any], compiler: Any) -> None:
+        """Declare the application as an ordinary process; it is built only if it is asked for.
+
+        :param linked: the application's partial link, of which the program is made.
+        """
+        names = plan.fragments(self.job.app, self.extra, Variant.TWIN)
+        job = replace(
+            self.job,
+            layout=replace(self.job.layout, variant=Variant.TWIN),
+            fragments=fragment_files(self.job.root / "kconfig", names),
+        )
+        layout = job.layout
+        program = self._stage("program", [layout.stripped, layout.ordinary], linked, job)[:1]
+        _, described = self._bootable(job, tree, compiler, files=program)
+        self._beside(job, described)
+
+    def _stock(self, wanted: recipe.Stock, compiler: Any) -> None:
+        """Declare Debian's own; it is fetched only if it is asked for."""
+        job = replace(self.job, layout=replace(self.job.layout, variant=Variant.STOCK))
+        layout = job.layout
+        folder = str(job.debs), _folder_state(job.debs) if job.debs else ""
+        state = _value([str(job.cache.root), *folder, wanted.package, wanted.tested])
+        record = self._fetched("packages", layout.packages_record, [state], job)
+        guest = _value(job.app.model_dump_json())
+        init = _files(userspace.INIT_SOURCE, "*.[ch]")
+        own = sorted({str(file.source) for file in job.files})
+        described = self._stage(
+            "stock",
+            [layout.image, layout.kernel, layout.initramfs],
+            [*record, guest, compiler, *init, *own],
+            job,
+        )
+        self._beside(job, described)
+
+    def _beside(self, job: Job, described: Sequence[Any]) -> None:
+        """Declare the target of another variant, which is built only if it is asked for."""
+        self.env.Clean(described, [str(job.layout.folder), str(job.layout.logs)])
+        action = scons.Action(_tell, cmdstr=None)
+        self.env.AlwaysBuild(self.env.Alias(str(job.variant), described, action, UKL=job))
 
     def _source(self) -> list[Any]:
         """Declare the application's sources, and return which they are."""
@@ -489,26 +583,43 @@ class Build:
         recipes = _files(origin.folder, "**/*")
         return self._fetched(name, record, [_value(origin.state(self.job.cache)), *more, *recipes])
 
-    def _fetched(self, name: str, record: Path, inputs: Sequence[Any]) -> list[Any]:
-        """Declare a stage that leaves something in the cache, and here only what that is."""
+    def _fetched(
+        self, name: str, record: Path, inputs: Sequence[Any], job: Job | None = None
+    ) -> list[Any]:
+        """Declare a stage that leaves something in the cache, and here only what that is.
+
+        :param job: that of another variant.
+        """
         nodes = self.env.Command(
             str(record),
             [*inputs, *_code(name)],
             scons.Action(_stage, _announce),
             UKL_STAGE=name,
+            UKL=job or self.job,
         )
         self.env.NoCache(nodes)  # it names a folder of this machine
         if record.is_file() and not _is_there(record):
             self.env.AlwaysBuild(nodes)
         return list(nodes)
 
-    def _stage(self, name: str, outputs: Sequence[Path], inputs: Sequence[Any]) -> list[Any]:
-        """Declare a stage; its own code is one of its inputs."""
+    def _stage(
+        self,
+        name: str,
+        outputs: Sequence[Path],
+        inputs: Sequence[Any],
+        job: Job | None = None,
+    ) -> list[Any]:
+        """Declare a stage; its own code is one of its inputs.
+
+        :param job: that of another variant.
+        """
+        job = job or self.job
         nodes = self.env.Command(
-            [str(path) for path in (*outputs, _manifest(self.job, name))],
+            [str(path) for path in (*outputs, _manifest(job, name))],
             [*inputs, *_code(name)],
             scons.Action(_stage, _announce),
             UKL_STAGE=name,
+            UKL=job,
         )
         # Outputs are replaced atomically; removing them first would only lose the old ones.
         self.env.Precious(nodes)
@@ -641,6 +752,7 @@ def _stage(target: Any, source: Any, env: Any) -> int:
             "libc",
             "debian",
             "source",
+            "packages",
         ):  # whose only output is their manifest
             _record(job, name, target, source)
     except UklError as error:
@@ -691,7 +803,7 @@ def _debian(job: Job) -> None:
     wanted = job.app.debian
     made = debian.prepare(wanted, job.debs, job.cache, logs=layout.logs, say=job.reporter.say)
     record = layout.debian_record
-    debian.publish(made, layout.debian, record, repeat=job.repeat(record))
+    packages.publish(made, layout.debian, record, stage="debian", repeat=job.repeat(record))
 
 
 def _source(job: Job) -> None:
@@ -832,11 +944,22 @@ def _kconfig(job: Job) -> None:
         layout.kconfig,
         report=layout.kconfig_report,
         log=log,
+        without="" if job.variant is Variant.UKL else plan.RING0_OPTION,
     )
 
 
+def _program(job: Job) -> None:
+    layout = job.layout
+    log = layout.logs / "program.log"
+    archive.link_program(layout.linked, layout.ordinary, layout.stripped, log=log)
+
+
 def _userspace(job: Job) -> None:
-    spec = userspace.Userspace(conf=plan.init_conf(job.app), files=job.files)
+    spec = userspace.Userspace(
+        conf=plan.init_conf(job.app, job.variant),
+        files=job.files,
+        app_file=None if job.variant is Variant.UKL else job.layout.stripped,
+    )
     userspace.build_initramfs(spec, job.layout.initramfs, log=job.layout.logs / "userspace.log")
 
 
@@ -851,18 +974,57 @@ def _linux(job: Job) -> None:
         compiler=job.compiler,
         logs=job.layout.logs,
         say=job.reporter.say,
-        check=check_linked,
+        check=check_linked if job.variant is Variant.UKL else None,
+    )
+
+
+def _packages(job: Job) -> None:
+    layout, wanted = job.layout, job.app.stock
+    assert wanted is not None  # or it is not declared
+    made = stock.prepare(wanted, job.debs, job.cache, logs=layout.logs, say=job.reporter.say)
+    record = layout.packages_record
+    repeat = job.repeat(record)
+    packages.publish(made, layout.packages, record, stage="packages", repeat=repeat)
+
+
+def _stock(job: Job) -> None:
+    layout, wanted = job.layout, job.app.stock
+    assert wanted is not None  # or it is not declared
+    root = stock.gather(wanted, layout.packages)
+    taken = tuple(
+        userspace.ExtraFile(source, path, source.stat().st_mode & 0o777)
+        for path, source in sorted(root.files.items())
+        if path not in {file.path for file in job.files}  # the recipe's own come first
+    )
+    spec = userspace.Userspace(
+        conf=plan.init_conf(job.app, job.variant, root.modules),
+        files=(*taken, *job.files),
+        folders=root.folders,
+        app_file=root.program,
+    )
+    log = layout.logs / "userspace.log"
+    userspace.build_initramfs(spec, layout.initramfs, log=log)
+    stock.copy_kernel(root, layout.kernel)
+    parts = plan.licences(job.app, job.linux.project, job.glibc.project, job.variant)
+    image.describe(
+        job.app,
+        layout.kernel,
+        root.config,
+        layout.image,
+        parts,
+        variant=job.variant,
+        initrd=layout.initramfs,
     )
 
 
 def _image(job: Job) -> None:
     for line in plan.lacking(job.app):
         job.reporter.say(f"warning: {line}")
-    parts = plan.licences(job.app, job.linux.project, job.glibc.project)
+    parts = plan.licences(job.app, job.linux.project, job.glibc.project, job.variant)
     for line in licence.obstacles(parts):
         job.reporter.say(f"warning: this image may not be handed on: {line}")
     layout = job.layout
-    image.describe(job.app, layout.kernel, layout.kconfig, layout.image, parts)
+    image.describe(job.app, layout.kernel, layout.kconfig, layout.image, parts, variant=job.variant)
 
 
 STAGES: Mapping[str, Callable[[Job], None]] = {
@@ -873,10 +1035,13 @@ STAGES: Mapping[str, Callable[[Job], None]] = {
     "lint": _lint,
     "link": _link,
     "archive": _archive,
+    "program": _program,
     "sources": _sources,
     "kconfig": _kconfig,
     "userspace": _userspace,
     "linux": _linux,
+    "packages": _packages,
+    "stock": _stock,
     "image": _image,
 }
 
@@ -894,10 +1059,17 @@ CODE: Mapping[str, tuple[str, ...]] = {
         *("packages.py", "toolchain.py", "elf/*.py"),
     ),
     "archive": ("stages/archive.py", "elf/*.py"),
+    "program": ("stages/archive.py", "elf/*.py"),
     "sources": ("stages/sources.py", "packages.py", "apt.py"),
     "kconfig": ("stages/kconfig.py", "dotconfig.py", "toolchain.py"),
     "userspace": ("stages/userspace.py", "cpio.py", "initconf.py", "plan.py"),
     "linux": ("stages/linux.py", "dotconfig.py", "toolchain.py", "elf/linked.py"),
+    "packages": ("stages/stock.py", "packages.py", "apt.py", "elf/loading.py"),
+    "stock": (
+        *("stages/stock.py", "stages/userspace.py", "stages/image.py", "packages.py", "apt.py"),
+        *("elf/loading.py", "cpio.py", "initconf.py", "plan.py", "image.py", "cmdline.py"),
+        *("dotconfig.py", "licence.py"),
+    ),
     "image": ("stages/image.py", "image.py", "plan.py", "cmdline.py", "dotconfig.py", "licence.py"),
 }
 """Files of the package that decide what a stage writes.  What all share (errors, files, programs)
@@ -940,6 +1112,14 @@ def _run(target: Any, source: Any, env: Any) -> int:
 
 def _smoke(target: Any, source: Any, env: Any) -> int:
     return _qemu(env["UKL"], "--smoke")
+
+
+def _tell(target: Any, source: Any, env: Any) -> int:
+    """Say how an image is started for which there is no target."""
+    job: Job = env["UKL"]
+    folder = os.path.relpath(job.layout.folder, job.root)
+    job.reporter.say(f"start it: tools/ukl-run --qemu {folder}; with --smoke it is asked something")
+    return 0
 
 
 def _menuconfig(target: Any, source: Any, env: Any) -> int:

@@ -303,6 +303,8 @@ static bool set(const char *key, char *value)
 		return conf.n_groups < MAX_LIST && id(value, &conf.groups[conf.n_groups++]);
 	if (equal(key, "rlimit"))
 		return set_limit(value);
+	if (equal(key, "module"))
+		return add_string(conf.module, &conf.n_module, value);
 	if (equal(key, "sysctl"))
 		return add_string(conf.sysctl, &conf.n_sysctl, value);
 	if (equal(key, "mount"))

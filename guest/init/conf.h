@@ -15,7 +15,7 @@
 enum {
 	MAX_WORDS = 1024, /* arguments, or environment strings, of one program */
 	MAX_JOBS = 512,
-	MAX_LIST = 64, /* sysctls, mounts, groups */
+	MAX_LIST = 64, /* modules, sysctls, mounts, groups */
 	MAX_DNS = 3, /* MAXNS of resolv.conf(5) */
 	LIMITS = 16, /* RLIM_NLIMITS */
 };
@@ -58,8 +58,8 @@ struct conf {
 	uint32_t groups[MAX_LIST];
 	size_t n_groups;
 	struct limit limits[LIMITS];
-	char *sysctl[MAX_LIST], *mount[MAX_LIST];
-	size_t n_sysctl, n_mount;
+	char *module[MAX_LIST], *sysctl[MAX_LIST], *mount[MAX_LIST];
+	size_t n_module, n_sysctl, n_mount;
 	struct {
 		enum { IP_NONE, IP_DHCP, IP_STATIC } how;
 		uint32_t addr, prefix, router;

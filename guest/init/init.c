@@ -442,21 +442,26 @@ __attribute__((noreturn, used)) static void main(void)
 {
 	char wrong[256] = "";
 	int signals, acpi;
+	bool understood, loaded;
 
 	if (SYS0(getpid) != 1) {
 		say("this is a guest's PID 1, not an ordinary program");
 		SYS1(exit_group, 2);
 	}
 	setup_mounts();
+	/* First, since the status port may need a driver. */
+	understood = conf_read(wrong, sizeof(wrong));
+	loaded = understood && setup_modules(wrong, sizeof(wrong));
 	status_open();
 	status("\"event\":\"init\",\"version\":1,\"uptime_ms\":%l", now());
 	signals = open_signals();
 	acpi = acpi_open();
 	if (acpi < 0)
 		say("no power button: the kernel lacks ACPI or netlink (errno %d)", -acpi);
-	if (!conf_read(wrong, sizeof(wrong))) {
+	if (!understood || !loaded) {
 		say("%s", wrong);
-		status("\"event\":\"failed\",\"job\":\"init\",\"step\":\"config\",\"what\":%j,\"errno\":%d", wrong, EINVAL);
+		status("\"event\":\"failed\",\"job\":\"init\",\"step\":\"%s\",\"what\":%j,\"errno\":%d",
+		       understood ? "module" : "config", wrong, understood ? ENODEV : EINVAL);
 		power_off();
 	}
 	if (!conf.arg.n) {

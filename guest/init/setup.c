@@ -58,6 +58,24 @@ void setup_mounts(void)
 		SYS2(symlink, links[i][0], links[i][1]);
 }
 
+bool setup_modules(char *wrong, size_t size)
+{
+	for (size_t i = 0; i < conf.n_module; i++) {
+		long fd = SYS3(open, conf.module[i], O_RDONLY | O_CLOEXEC, 0);
+		long error = fd < 0 ? fd : SYS3(finit_module, fd, "", 0);
+
+		if (fd >= 0)
+			SYS1(close, fd);
+		/* EEXIST: it is there already. */
+		if (error < 0 && error != -EEXIST) {
+			format(wrong, size, "cannot load the module %s (errno %d)", conf.module[i],
+			       (int)-error);
+			return false;
+		}
+	}
+	return true;
+}
+
 void setup_sysctls(void)
 {
 	for (size_t i = 0; i < conf.n_sysctl; i++) {

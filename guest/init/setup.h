@@ -7,6 +7,8 @@
 
 /* The kernel's own file systems, and a console as descriptors 0 to 2. */
 void setup_mounts(void);
+/* The drivers that the kernel does not have built in; false, with a description, if one fails. */
+bool setup_modules(char *wrong, size_t size);
 void setup_sysctls(void);
 /* The file systems of the configuration; false, with a description, if one cannot be mounted. */
 bool setup_disks(char *wrong, size_t size);

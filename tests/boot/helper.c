@@ -14,9 +14,11 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/user.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -198,6 +200,36 @@ static void orphans(int n)
 		;
 }
 
+/* Waits for a process of a file and says which code segment it runs in: bits 0 and 1 are the ring. */
+static int segment(const char *path)
+{
+	struct user_regs_struct regs;
+	char name[300], exe[256];
+
+	for (int i = 0; i < 400; i++, usleep(50000)) {
+		DIR *proc = opendir("/proc");
+		struct dirent *entry;
+
+		while ((entry = readdir(proc))) {
+			pid_t pid = atoi(entry->d_name);
+			ssize_t length;
+
+			snprintf(name, sizeof(name), "/proc/%d/exe", pid);
+			length = pid > 0 ? readlink(name, exe, sizeof(exe) - 1) : 0;
+			exe[length > 0 ? length : 0] = 0;
+			if (strcmp(exe, path))
+				continue;
+			if (ptrace(PTRACE_ATTACH, pid, 0, 0) || waitpid(pid, NULL, 0) != pid ||
+			    ptrace(PTRACE_GETREGS, pid, 0, &regs) || ptrace(PTRACE_DETACH, pid, 0, 0))
+				return failed(path);
+			closedir(proc);
+			return printf("%s: cs %llx\n", path, regs.cs) < 0;
+		}
+		closedir(proc);
+	}
+	return failed(path);
+}
+
 static volatile sig_atomic_t asked;
 
 static void ask(int signal)
@@ -253,6 +285,8 @@ int main(int argc, char **argv, char **envp)
 		zombies();
 	if (!strcmp(what, "file"))
 		file(argv[2]);
+	if (!strcmp(what, "segment"))
+		return segment(argv[2]);
 	if (!strcmp(what, "append"))
 		return append(argv[2], argv[3]);
 	if (!strcmp(what, "log"))

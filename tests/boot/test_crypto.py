@@ -42,7 +42,7 @@ def crypto(built: Path, library: libc.Parts, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("crypto")
     made = debian.prepare([OPENSSL], None, Cache.default(), logs=folder / "logs", say=print)
     place = folder / "debian"
-    debian.publish(made, place, folder / "debian.manifest.json", repeat="")
+    packages.publish(made, place, folder / "debian.manifest.json", stage="debian", repeat="")
     headers = packages.include_flags([OPENSSL], str(place))
     unit = folder / "crypto.o"
     source = str(GUEST / "crypto.c")

@@ -180,6 +180,14 @@ def test_a_mistake_in_the_configuration_is_reported_with_its_line(start: Start) 
     assert f"{INIT_CONF} line 2: cannot use 'limit=1'" in outcome.why
 
 
+def test_a_driver_that_cannot_be_loaded_keeps_the_application_from_starting(start: Start) -> None:
+    machine = start(entries=conf(modules=("/none.ko",), argv=("h", "say", "started")))
+    outcome = end(machine)
+    assert outcome.kind is Kind.NOT_STARTED
+    assert "module cannot load the module /none.ko (errno 2)" in outcome.why
+    assert said(machine) == []
+
+
 def test_the_application_answers_and_ends_by_the_power_button(start: Start) -> None:
     vm = Vm("guest", forwards=(Forward(0, 5555),))
     machine = start(entries=conf(argv=("h", "serve", "5555")), vm=vm)

@@ -1,35 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """LKDTM: a kernel catches its own mistakes in the same way with an application in ring 0.
 
-Two kernels with kconfig/test.config, one of them without UNIKERNEL_LINUX, crash in every way that
-Linux's own test module knows.
+Two kernels with kconfig/test.config, that of tcp_server and that of its twin, crash in every way
+that Linux's own test module knows.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.boot.conftest import Start
-from tests.boot.ring0 import fragments_of, ordinary
-from ukl_build import toolchain
-from ukl_build.cache import Cache
+from tests.boot.ring0 import ordinary
 from ukl_build.initconf import Job
 from ukl_build.run.machine import Machine
 from ukl_build.run.outcome import Outcome
 from ukl_build.run.vm import Vm
-from ukl_build.stages import kconfig, linux
 
 pytestmark = [pytest.mark.boot, pytest.mark.long]
 
-PROJECT = Path(__file__).resolve().parents[2]
 BOOT_S = 400.0
 PROVOKE = "/provoke"
-VERSION = "6.1"
 
 ALONE = {
     "PANIC": "Kernel panic",
@@ -106,33 +99,6 @@ def provoked(start: Start, kernel: Path, program: Path, *types: str, wait_s: flo
 
 
 @pytest.fixture(scope="session")
-def twin(built_for_tests: Path) -> Path:
-    """Build the same kernel without UNIKERNEL_LINUX."""
-    out = built_for_tests.parent / "twin"
-    out.mkdir(exist_ok=True)
-    shutil.copy2(built_for_tests / "initramfs.cpio", out)
-    names = [name for name in fragments_of(built_for_tests) if name != "ukl"]
-    files = [PROJECT / "kconfig" / f"{name}.config" for name in names]
-    config = out / "kconfig" / "config"
-    tree = (built_for_tests / "linux" / "source").resolve(strict=True)
-    report = out / "report.txt"
-    kconfig.configure(tree, VERSION, files, config, report=report, log=out / "kconfig.log")
-    assert "UNIKERNEL_LINUX=y" not in config.read_text(encoding="utf-8")
-    linux.build(
-        tree,
-        config,
-        out / "linux",
-        bzimage=out / "twin.bzImage",
-        vmlinux=out / "twin.vmlinux",
-        jobs=os.cpu_count() or 1,
-        compiler=toolchain.compiler(Cache.default().ccache),
-        logs=out,
-        say=print,
-    )
-    return out / "twin.bzImage"
-
-
-@pytest.fixture(scope="session")
 def provoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Compile provoke.c."""
     return ordinary(tmp_path_factory.mktemp("provoke"), "provoke")
@@ -147,13 +113,13 @@ def types(start: Start, built_for_tests: Path, provoke: Path) -> list[str]:
 
 
 def test_crashes_get_the_same_verdict_without_an_application(
-    start: Start, built_for_tests: Path, twin: Path, provoke: Path, types: list[str]
+    start: Start, built_for_tests: Path, twin_for_tests: Path, provoke: Path, types: list[str]
 ) -> None:
     together = [name for name in types if name not in ALONE and name not in LEFT_OUT]
     assert len(together) > 60
     found = []
-    for kernel in (built_for_tests / "tcp_server.bzImage", twin):
-        machine = provoked(start, kernel, provoke, *together, wait_s=BOOT_S)
+    for folder in (built_for_tests, twin_for_tests):
+        machine = provoked(start, folder / "tcp_server.bzImage", provoke, *together, wait_s=BOOT_S)
         text = machine.console.read_text(errors="backslashreplace")
         assert machine.outcome is not None and machine.outcome.by_itself, text[-2000:]
         found.append(verdicts(text))
@@ -164,11 +130,11 @@ def test_crashes_get_the_same_verdict_without_an_application(
 
 @pytest.mark.parametrize("name", ALONE)
 def test_a_crash_of_the_machine_gets_the_same_verdict(
-    start: Start, built_for_tests: Path, twin: Path, provoke: Path, name: str
+    start: Start, built_for_tests: Path, twin_for_tests: Path, provoke: Path, name: str
 ) -> None:
     found: list[tuple[Outcome | None, list[str]]] = []
-    for kernel in (built_for_tests / "tcp_server.bzImage", twin):
-        machine = provoked(start, kernel, provoke, name, wait_s=60)
+    for folder in (built_for_tests, twin_for_tests):
+        machine = provoked(start, folder / "tcp_server.bzImage", provoke, name, wait_s=60)
         text = machine.console.read_text(errors="backslashreplace")
         assert ALONE[name] in text.partition("provoke: begin")[2], text[-3000:]
         found.append((machine.outcome, verdicts(text)[name]))

@@ -37,6 +37,7 @@ __attribute__((noreturn, used)) static void main(void)
 	    conf.hostname ? conf.hostname : "", conf.interface ? conf.interface : "");
 	strings("arg", conf.arg.v, conf.arg.n);
 	strings("env", conf.env.v, conf.env.n);
+	strings("module", conf.module, conf.n_module);
 	strings("sysctl", conf.sysctl, conf.n_sysctl);
 	strings("mount", conf.mount, conf.n_mount);
 	out("\"uid\":%u,\"gid\":%u,\"groups\":[", conf.uid, conf.gid);

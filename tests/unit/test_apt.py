@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.debs import source_package
+from tests.debs import deb, source_package
 from ukl_build import apt, files, proc
 from ukl_build.errors import UklError
 
@@ -280,3 +281,63 @@ def test_a_file_that_is_not_the_one_of_the_index_is_an_error_and_not_a_reason_fo
     assert caught.value.code == "tool-failed"
     assert "Hash Sum mismatch" in caught.value.detail
     assert said == []
+
+
+def binaries(folder: Path, **fields: str) -> apt.Source:
+    """Make a repository of binary packages without contents.
+
+    :param fields: more lines of each package's control file, by its name with ``_`` for ``-``.
+    """
+    index = folder / "dists" / "bookworm" / "main" / "binary-amd64" / "Packages"
+    index.parent.mkdir(parents=True)
+    for name, lines in fields.items():
+        deb(folder / "pool", name.replace("_", "-"), "1-1", {"empty": ""}, lines)
+    argv = ["dpkg-scanpackages", "--multiversion", "pool"]
+    done = subprocess.run(argv, cwd=folder, check=True, capture_output=True, text=True)
+    index.write_text(done.stdout)
+    digest = f"{files.sha256(index)} {index.stat().st_size} main/binary-amd64/Packages"
+    (folder / "dists" / "bookworm" / "Release").write_text(
+        "Origin: Debian\nSuite: bookworm\nArchitectures: amd64\n"
+        f"Date: Sun, 01 Jan 2023 00:00:00 UTC\nSHA256:\n {digest}\n"
+    )
+    return trusted(folder)
+
+
+def installable(root: Path, place: apt.Source) -> list[str]:
+    """Return the packages that come with another, and with the kernel that a third stands for."""
+    folder = root / "apt"
+    folder.mkdir()
+    log = root / "apt.log"
+    found = apt.download_installable("app", "newest-kernel", folder, [place], log=log)
+    assert all(path.is_file() for path in found)
+    return [path.name.partition("_")[0] for path in found]
+
+
+def test_a_package_comes_with_what_it_depends_on_and_nothing_else(tmp_path: Path) -> None:
+    place = binaries(
+        tmp_path / "debian",
+        app="Depends: lib (>= 1), one-of-many | other\nRecommends: recommended\n",
+        lib="Depends: deep\n",
+        deep="",
+        one_of_many="",
+        other="",
+        recommended="",
+        newest_kernel="Depends: kernel-6\n",
+        kernel_6="Depends: what-installs-it\n",
+        what_installs_it="",
+    )
+    assert installable(tmp_path, place) == ["app", "deep", "kernel-6", "lib", "one-of-many"]
+
+
+def test_a_package_that_stands_for_no_other_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UklError, match="newest-kernel depends on none") as caught:
+        installable(tmp_path, binaries(tmp_path / "debian", app="", newest_kernel=""))
+    assert caught.value.code == "source-missing"
+
+
+def test_what_a_package_depends_on_must_be_there(tmp_path: Path) -> None:
+    place = binaries(tmp_path / "debian", app="Depends: lost\n", newest_kernel="Depends: app\n")
+    with pytest.raises(UklError) as caught:
+        installable(tmp_path, place)
+    assert caught.value.code == "tool-failed"
+    assert "Depends: lost but it is not installable" in caught.value.detail

@@ -87,14 +87,14 @@ class World:
 
     def prepare(
         self, folder: Path | None = None, want: Sequence[DebianArchives] = WANTED
-    ) -> list[debian.Package]:
+    ) -> list[packages.Package]:
         return debian.prepare(
             want, folder, self.cache, logs=self.root / "logs", say=self.said.append
         )
 
     def publish(self, folder: Path | None = None) -> manifest.Manifest:
         out = self.place.with_suffix(".manifest.json")
-        debian.publish(self.prepare(folder), self.place, out, repeat="scons")
+        packages.publish(self.prepare(folder), self.place, out, stage="debian", repeat="scons")
         return manifest.load(out)
 
 
@@ -137,7 +137,9 @@ def test_archives_and_headers_are_found_by_paths_of_the_application(world: World
 def test_a_package_that_is_no_longer_named_is_no_longer_linked(world: World) -> None:
     world.publish()
     out = world.place.with_suffix(".manifest.json")
-    debian.publish(world.prepare(want=WANTED[:1]), world.place, out, repeat="scons")
+    packages.publish(
+        world.prepare(want=WANTED[:1]), world.place, out, stage="debian", repeat="scons"
+    )
     assert [path.name for path in world.place.iterdir()] == ["libone-dev"]
 
 

@@ -20,10 +20,10 @@ import pytest
 from tests.unit.guests import assemble
 from ukl_build import cpio, image, scons_tool
 from ukl_build.errors import UklError
-from ukl_build.image import App, Disk, Feature, Image, Init, Port, Share, Smoke, SmokeRun
+from ukl_build.image import App, Disk, Feature, Image, Init, Port, Share, Smoke, SmokeRun, Variant
 from ukl_build.run import cli
 from ukl_build.run.attach import Attached
-from ukl_build.run.vm import Forward, Vm
+from ukl_build.run.vm import Forward, Vm, from_image
 
 PROJECT = Path(__file__).resolve().parents[2]
 ENOUGH_S = 60.0
@@ -485,6 +485,37 @@ def test_arguments_reach_our_init_in_a_file(tmp_path: Path) -> None:
     expected = 'clear=arg\narg=/UKL\narg=a b\narg=\narg="\\n\n'
     assert expected.encode() in vm.initrd.read_bytes()
     assert vm.initrd.read_bytes()[:6] == cpio.MAGIC.encode()
+
+
+def test_what_is_laid_over_an_initramfs_comes_behind_it(tmp_path: Path) -> None:
+    base = cpio.archive([cpio.file("/etc/ukl/init.conf", "")])
+    (tmp_path / "initramfs.cpio").write_bytes(base)
+    found = RING3.model_copy(update={"initrd": "initramfs.cpio"})
+    vm = from_image(found, tmp_path)
+    assert vm.initrd == tmp_path / "initramfs.cpio"
+    alone = cli.with_overlay(VM, RING3, ("new",), Attached(), tmp_path)
+    assert alone.initrd is not None
+    over = alone.initrd.read_bytes()
+    both = cli.with_overlay(vm, found, ("new",), Attached(), tmp_path)
+    assert both.initrd is not None
+    assert both.initrd.read_bytes() == base + over
+
+
+def test_an_initramfs_that_is_missing_is_said(place: Place) -> None:
+    place.image("power_off", initrd="initramfs.cpio", variant=Variant.STOCK)
+    code, _, err = place.run("--qemu", "app")
+    assert code == 2
+    assert "names the initramfs initramfs.cpio, which is not there" in err
+    assert "hint: build it: scons app=app stock" in err
+
+
+@pytest.mark.parametrize("variant", Variant)
+def test_what_is_compared_keeps_its_things_apart(place: Place, variant: Variant) -> None:
+    place.image("power_off", exited(0), variant=variant)
+    assert place.run("--qemu", "app")[0] == 0
+    label = "app" if variant is Variant.UKL else f"app.{variant}"
+    (console,) = (place.root / "state" / "ukl-build" / "console").glob("*.log")
+    assert re.fullmatch(rf"{re.escape(label)}-\d{{8}}-\d{{6}}-\d+\.log", console.name)
 
 
 def test_arguments_reach_process_1_on_the_command_line() -> None:

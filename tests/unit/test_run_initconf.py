@@ -118,6 +118,7 @@ def test_everything_else_arrives(reader: Reader) -> None:
         groups=(5, 6),
         hostname="guest",
         limits={"nofile": (100, 200), "core": (0, None), "memlock": (None, None)},
+        modules=("/lib/modules/a b.ko", "/lib/modules/c.ko"),
         sysctls={"net.core.somaxconn": "4096", "kernel.printk": "4 4 1 7"},
         mounts=(Mount("/dev/vda", "/data", "ext4", "ro,noatime"), Mount("x", "/y", "9p")),
         address=Static(IPv4Interface("10.1.2.3/8"), IPv4Address("10.0.0.1")),
@@ -140,6 +141,7 @@ def test_everything_else_arrives(reader: Reader) -> None:
         "interface": "eth7",
         "arg": [],
         "env": ["A=1", "B=x=y", "EMPTY="],
+        "module": ["/lib/modules/a b.ko", "/lib/modules/c.ko"],
         "sysctl": ["net.core.somaxconn=4096", "kernel.printk=4 4 1 7"],
         "mount": ["/dev/vda /data ext4 ro,noatime", "x /y 9p"],
         "uid": 1000,
@@ -227,7 +229,7 @@ def test_a_mistake_on_the_command_line_is_refused(reader: Reader, word: str) -> 
     assert got == {"wrong": f"kernel command line: cannot use '{word[4:]}'"}
 
 
-@pytest.mark.parametrize("key", ["arg", "env", "job", "sysctl", "group", "dns", "mount"])
+@pytest.mark.parametrize("key", ["arg", "env", "job", "module", "sysctl", "group", "dns", "mount"])
 def test_more_than_fits_is_refused_by_both(reader: Reader, key: str) -> None:
     value = {"env": "N{}=x", "job": "before /{}", "group": "{}", "dns": "1.2.3.4"}.get(key, "{}")
     most = {"arg": 1024, "env": 1024, "job": 512, "dns": 3}.get(key, 64)
@@ -239,6 +241,7 @@ def test_more_than_fits_is_refused_by_both(reader: Reader, key: str) -> None:
         "arg": InitConf(argv=("x",) * (most + 1)),
         "env": InitConf(env={f"N{number}": "" for number in numbers}),
         "job": InitConf(jobs=(Job(("/x",)),) * (most + 1)),
+        "module": InitConf(modules=tuple(f"/{number}" for number in numbers)),
         "sysctl": InitConf(sysctls={f"n{number}": "" for number in numbers}),
         "group": InitConf(groups=tuple(numbers)),
         "dns": InitConf(dns=(IPv4Address("1.2.3.4"),) * (most + 1)),

@@ -14,7 +14,16 @@ from pathlib import Path
 
 from ukl_build import cpio
 from ukl_build.errors import UklError
-from ukl_build.image import MAX_ATTACHED, Disk, Feature, Image, Init, Share, mount_point
+from ukl_build.image import (
+    MAX_ATTACHED,
+    Disk,
+    Feature,
+    Image,
+    Init,
+    Share,
+    Variant,
+    mount_point,
+)
 from ukl_build.initconf import PRIVATE_FOLDERS, Mount, check_places, mounts
 from ukl_build.run import disk
 from ukl_build.run.vm import Drive, Folder, Vm
@@ -155,7 +164,7 @@ def attached(
     if image.init is Init.DIRECT and found.mounts():
         raise _invalid(
             f"{image.name} runs without our init: nobody would mount {found.mounts()[0].target}",
-            f"build it with our init: scons app={image.name} init=ring3",
+            f"build it with our init: {image.command} init=ring3",
         )
     files = [one.path.resolve() for one in found.disks]
     for path in files:
@@ -230,7 +239,9 @@ def _check_features(image: Image, found: Attached) -> None:
     if missing:
         raise _invalid(
             f"the kernel of {image.name} was built without {' and '.join(missing)}",
-            f"build it with: scons app={image.name} fragments={','.join(missing)}",
+            "leave them out: that kernel is Debian's"
+            if image.variant is Variant.STOCK
+            else f"build it with: {image.command} fragments={','.join(missing)}",
         )
 
 

@@ -25,7 +25,7 @@ from ukl_build import cpio, files
 from ukl_build.cmdline import MAX_COMMAND_LINE, quote_args
 from ukl_build.elf.names import ENTRY, PREFIX
 from ukl_build.errors import Fault, UklError
-from ukl_build.image import Image, Init, Protocol, Smoke, SmokeRun, load
+from ukl_build.image import Image, Init, Protocol, Smoke, SmokeRun, Variant, load
 from ukl_build.initconf import RUN_CONF, mounts, render_overlay
 from ukl_build.model import nearest
 from ukl_build.run import accel, attach
@@ -249,7 +249,8 @@ def with_overlay(
             hint="share their folder with -v, or give the guest more with -m",
         )
     initrd = scratch / "run.cpio"
-    initrd.write_bytes(data)
+    # The kernel unpacks archives that follow each other in turn, a later file replaces an earlier.
+    initrd.write_bytes((vm.initrd.read_bytes() if vm.initrd is not None else b"") + data)
     return replace(vm, initrd=initrd)
 
 
@@ -388,7 +389,7 @@ def _smoke(run: _Run, smoke: Smoke) -> int:
     took = time.monotonic() - start
     print(f"sent:     {smoke.send!r}")
     print(f"received: {answer.decode('utf-8', 'backslashreplace')!r}", flush=True)
-    say(f"{run.image.name} answered after {took:.1f} s; stopping it")
+    say(f"{run.image.label} answered after {took:.1f} s; stopping it")
     outcome = run.machine.stop()
     say(str(outcome))
     # An application with no handler for it dies of the SIGTERM that the power button becomes.  One
@@ -441,11 +442,11 @@ def _announce(run: _Run) -> None:
 
 def _explain_gdb(run: _Run, vmlinux: Path) -> None:
     """Say how to start gdb.  Until the kernel is unpacked, only a hardware breakpoint stays."""
+    # An ordinary process has no name in the kernel.
+    place = f"{PREFIX}{ENTRY}" if run.image.variant is Variant.UKL else "start_kernel"
     where = f"target remote {LOCALHOST}:{run.machine.gdb_port()}"
     say("waiting for gdb, without KASLR; in another terminal:")
-    say(
-        f"  gdb {shlex.quote(str(vmlinux))} -ex '{where}' -ex 'hbreak {PREFIX}{ENTRY}' -ex continue"
-    )
+    say(f"  gdb {shlex.quote(str(vmlinux))} -ex '{where}' -ex 'hbreak {place}' -ex continue")
 
 
 def _attend(run: _Run) -> int:
@@ -459,7 +460,7 @@ def _attend(run: _Run) -> int:
             run.machine.ask(
                 smoke.port, smoke.send.encode(), smoke.expect.encode(), deadline_s=deadline
             )
-            say(f"{run.image.name} answers on port {run.machine.host_port(smoke.port)}")
+            say(f"{run.image.label} answers on port {run.machine.host_port(smoke.port)}")
         except UklError as error:
             # Other arguments may have given it another port or another answer; the run goes on.
             if run.machine.outcome is None:
@@ -474,7 +475,7 @@ def _attend(run: _Run) -> int:
 
 
 def _stop(run: _Run, why: str) -> int:
-    say(f"{why}: stopping {run.image.name}; once more ends it at once")
+    say(f"{why}: stopping {run.image.label}; once more ends it at once")
     try:
         outcome = run.machine.stop()
     except _Asked:
@@ -520,14 +521,20 @@ def run(options: argparse.Namespace) -> int:
             raise UklError(
                 "image-missing",
                 f"{folder / IMAGE_FILE} names the kernel {image.kernel}, which is not there",
-                hint=f"build it: scons app={image.name}",
+                hint=f"build it: {image.command}",
             )
-        vmlinux = folder / f"{image.name}.vmlinux"
+        if vm.initrd is not None and not vm.initrd.is_file():
+            raise UklError(
+                "image-missing",
+                f"{folder / IMAGE_FILE} names the initramfs {image.initrd}, which is not there",
+                hint=f"build it: {image.command}",
+            )
+        vmlinux = (folder / image.kernel).with_suffix(".vmlinux")
         if options.gdb is not None and not vmlinux.is_file():
             raise UklError(
                 "image-missing",
                 f"gdb would know no names: {vmlinux} is not there",
-                hint=f"build it: scons app={image.name}",
+                hint=f"build it: {image.command}",
             )
         # A smoke test starts with empty disks, and leaves alone what others have written.
         state = Path(scratch) if options.smoke else user_state_path("ukl-build")
@@ -536,7 +543,7 @@ def run(options: argparse.Namespace) -> int:
             options.disks,
             options.shares,
             options.files,
-            state=state / "disks" / image.name,
+            state=state / "disks" / image.label,
         )
         vm = found.to(replace(vm, memory_mib=options.memory or vm.memory_mib))
         verdict = accel.choose(
@@ -560,8 +567,8 @@ def run(options: argparse.Namespace) -> int:
         status = 0
         for number, (args, vm) in enumerate(zip(argvs, vms, strict=True)):
             ready = with_overlay(vm, image, args, found, Path(scratch))
-            console = console_path(image.name, options.log_file, number)
-            say(f"starting {image.name} under {how}, {verdict.why}; console log: {console}")
+            console = console_path(image.label, options.log_file, number)
+            say(f"starting {image.label} under {how}, {verdict.why}; console log: {console}")
             with Machine(ready, console=console) as machine:
                 this = _Run(machine, image, options.timeout)
                 try:

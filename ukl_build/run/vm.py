@@ -105,8 +105,9 @@ def from_image(image: Image, folder: Path) -> Vm:
     :param folder: where its image.json is.
     """
     return Vm(
-        name=image.name,
+        name=image.label,
         kernel=folder / image.kernel,
+        initrd=None if image.initrd is None else folder / image.initrd,
         cmdline=guarded(image.cmdline),
         memory_mib=image.memory_mib,
         cpus=image.cpus,

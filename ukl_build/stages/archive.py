@@ -85,6 +85,41 @@ def link_application(
         linked.replace(out)
 
 
+def link_program(app_o: Path, out: Path, stripped: Path, *, log: Path | None = None) -> None:
+    """Make an ordinary static program of the application's one object, and of nothing else.
+
+    What the kernel replaces in ring 0 is weak there, so that it is whole by itself.
+
+    :param out: the program, with its symbols.
+    :param stripped: the same without them.
+    :raise UklError: ``tool-failed``.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+        linked, small = Path(folder) / "linked", Path(folder) / "stripped"
+        proc.run(
+            [
+                "ld",
+                "-static",
+                "-m",
+                "elf_x86_64",
+                "-z",
+                "noexecstack",
+                # Unwinders find the tables by their header.
+                "--eh-frame-hdr",
+                "--build-id=none",
+                "-o",
+                linked,
+                app_o,
+            ],
+            log=log,
+            hint="report it: what is linked into a kernel must be a program by itself",
+        )
+        proc.run(["strip", "-o", small, linked], log=log)
+        linked.replace(out)
+        small.replace(stripped)
+
+
 def make_archive(
     app_o: Path,
     out: Path,

@@ -10,26 +10,13 @@ application's folder has a link to each, so that flags and messages name paths t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from ukl_build import apt, files, manifest, packages, proc
+from ukl_build import apt, files, packages
 from ukl_build.cache import Cache, Say
 from ukl_build.errors import UklError
-from ukl_build.packages import Found
+from ukl_build.packages import Found, Package
 from ukl_build.recipe import DebianArchives
-
-
-@dataclass(frozen=True)
-class Package:
-    """A package that is unpacked."""
-
-    name: str
-    version: str
-    found: Found
-    """The .deb."""
-    path: Path
-    """The unpacked files."""
 
 
 def prepare(
@@ -48,33 +35,13 @@ def prepare(
             if folder is not None
             else _in_cache_or_archive(wanted, cache, logs=logs, say=say)
         )
-        _unpack([file for file, _ in found], cache, logs)
+        packages.unpack([file for file, _ in found], cache, logs)
     made = []
     for one, (file, version) in zip(wanted, found, strict=True):
         packages.warn_of_version(one.package, version, one.tested, say)
         made.append(Package(one.package, version, file, cache.packages / file.sha256))
         _require(one, made[-1])
     return made
-
-
-def publish(made: Sequence[Package], place: Path, out: Path, *, repeat: str) -> None:
-    """Link the packages into a folder of their own, and write which they are as a manifest.
-
-    :param place: the folder; what else is in it is removed.
-    :raise OSError: if it cannot be written.
-    """
-    place.mkdir(parents=True, exist_ok=True)
-    for link in place.iterdir():
-        link.unlink()
-    for package in made:
-        (place / package.name).symlink_to(package.path)
-    record = manifest.Manifest(
-        stage="debian",
-        inputs={package.name: package.version for package in made},
-        outputs={f"{place.name}/{package.name}": package.found.sha256 for package in made},
-        repeat=repeat,
-    )
-    manifest.store(record, out)
 
 
 def _in_folder(wanted: Sequence[DebianArchives], folder: Path) -> list[tuple[Found, str]]:
@@ -95,7 +62,9 @@ def _in_folder(wanted: Sequence[DebianArchives], folder: Path) -> list[tuple[Fou
             continue
         (path,) = files_of_name
         digest = files.sha256(path)
-        found.append((Found(path, digest, f"{path}, as the user named it"), _version(path, digest)))
+        found.append(
+            (Found(path, digest, f"{path}, as the user named it"), packages.version(path, digest))
+        )
     if missing:
         raise UklError(
             "source-missing",
@@ -142,34 +111,6 @@ def _by_apt(
             plain = path.rename(scratch / f"{name}.deb")
             found[name] = packages.admit(plain, name, version, cache), version
     return found
-
-
-def _unpack(found: Sequence[Found], cache: Cache, logs: Path) -> None:
-    """Unpack the packages that the cache has no files of."""
-    with cache.scratch() as scratch:
-        finished = {}
-        for file in found:
-            place = cache.packages / file.sha256
-            if place.is_dir():
-                continue
-            folder = scratch / file.sha256
-            try:
-                proc.run(["dpkg-deb", "--extract", file.file, folder], log=logs / "dpkg-deb.log")
-            except UklError as error:
-                if error.code != "tool-failed":
-                    raise
-                raise packages.damaged(file.file, file.sha256, error) from error
-            finished[folder] = place
-        cache.publish(finished)
-
-
-def _version(path: Path, digest: str) -> str:
-    try:
-        return packages.field(path, "Version")
-    except UklError as error:
-        if error.code != "tool-failed":
-            raise
-        raise packages.damaged(path, digest, error) from error
 
 
 def _require(wanted: DebianArchives, package: Package) -> None:

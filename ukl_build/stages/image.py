@@ -7,11 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ukl_build import dotconfig, image, plan
+from ukl_build.errors import UklError
+from ukl_build.image import Disk, Share, Variant
 from ukl_build.recipe import AppRecipe
 
 
 def describe(
-    recipe: AppRecipe, kernel: Path, config: Path, out: Path, licences: Mapping[str, str]
+    recipe: AppRecipe,
+    kernel: Path,
+    config: Path,
+    out: Path,
+    licences: Mapping[str, str],
+    *,
+    variant: Variant = Variant.UKL,
+    initrd: Path | None = None,
 ) -> None:
     """Write the description of an image beside its kernel.
 
@@ -20,4 +29,25 @@ def describe(
     :raise UklError: ``recipe-invalid``.
     """
     settings = dotconfig.read_settings(config.read_text(encoding="utf-8"))
-    image.store(plan.image(recipe, kernel.name, settings, licences), out)
+    if variant is Variant.STOCK:
+        # Its modules are loaded before anything is attached.
+        settings = {name: "y" if value == "m" else value for name, value in settings.items()}
+    described = plan.image(
+        recipe,
+        kernel.name,
+        settings,
+        licences,
+        variant,
+        initrd=None if initrd is None else initrd.name,
+    )
+    attached: tuple[Disk | Share, ...] = (*described.disks, *described.shares)
+    needed = [name for one in attached for name in one.needs]
+    lacking = [name for name in needed if name not in described.features]
+    if lacking:
+        raise UklError(
+            "recipe-invalid",
+            f"the kernel of {described.label} has no {' and no '.join(dict.fromkeys(lacking))},"
+            f" which the recipe's disks and shares need",
+            hint="leave them out, or do without this image",
+        )
+    image.store(described, out)

@@ -33,12 +33,14 @@ def configure(
     *,
     report: Path,
     log: Path,
+    without: str = "",
 ) -> None:
     """Merge fragments, in order, and write the whole configuration.
 
     :param version: the tree's kernel version.
     :param out: the .config.
     :param report: lists what was asked, by whom and why.
+    :param without: name of an option that must be off in the result, if any.
     :raise UklError: ``fragment-invalid``, ``fragment-conflict``, ``config-unmet``, or a program's.
     """
     asked = dotconfig.merge([(path.stem, dotconfig.parse_fragment(path)) for path in fragments])
@@ -61,6 +63,14 @@ def configure(
                 f"{len(answer.problems)} option(s) are not as asked for in Linux {version}",
                 detail="\n".join(_line(problem) for problem in answer.problems),
                 hint="add what is missing to a fragment, or take the line out",
+            )
+        if without and dotconfig.read_settings(draft.read_text(encoding="utf-8")).get(without):
+            wanted = [one for one in asked if one.name == without]
+            raise UklError(
+                "config-unmet",
+                f"CONFIG_{without} must be off in this kernel, and is on",
+                detail="\n".join(f"{a.where}: CONFIG_{a.name}={a.value}" for a in wanted),
+                hint="leave out the fragment that asks for it",
             )
         files.write(
             report,

@@ -63,6 +63,8 @@ class Userspace:
     """An ordinary program to put at ``conf.app`` instead of the file that stands for the linked-in
     application: the same objects as a ring-3 twin, or a test."""
     files: tuple[ExtraFile, ...] = ()
+    folders: tuple[str, ...] = ()
+    """Paths of folders besides those that every guest has."""
 
 
 def build_init(out: Path, *, log: Path | None = None) -> None:
@@ -103,6 +105,7 @@ def entries(spec: Userspace, init: bytes) -> list[cpio.Entry]:
             *(cpio.folder(path) for path in ("/proc", "/run", "/sys")),
             *(cpio.folder(path, mode=mode) for path, mode in PRIVATE_FOLDERS.items()),
             cpio.folder("/tmp", mode=0o1777),
+            *map(cpio.folder, spec.folders),
             # Only these may be replaced by a recipe; another file twice is a mistake.
             *(entry for entry in _etc(conf) if entry.path not in own),
             *(_read(extra) for extra in spec.files),
