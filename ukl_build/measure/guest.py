@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ukl_build import proc
 from ukl_build.elf.linked import application_text
@@ -116,31 +116,39 @@ def run(
     """Start an image, make all requests, and return what they took.
 
     :param folder: where its image.json is.
-    :param scratch: empty folder for the run's files; console.log stays there.
+    :param scratch: see :func:`observe`.
     :param pti: see :func:`machine`.
-    :raise UklError: ``measure-failed``, ``run-invalid``, or of the machine that could not start.
+    :raise UklError: as :func:`machine` and :func:`observe`.
     :raise OSError: if a file cannot be read or written.
     """
     vm = machine(image, folder, pti=pti)
-    kernel = folder / image.kernel
+    over: dict[str, Any] = {"jobs": ()}
+    if bench.args is not None:
+        over["argv"] = (image.app.argv[0], *bench.args)
+    if image.disks or image.shares:
+        # They are not there: what is written to a disk is done when the host comes to it.
+        over["mounts"] = ()
+    if bench.workloads:
+        over["jobs"] = (Job(load_argv(bench), mode=Mode.BESIDE, name="load"),)
+        over["programs"] = {LOAD: programs.load}
+    return observe(vm, programs.plugin, scratch, **over)
+
+
+def observe(vm: Vm, plugin: Path, scratch: Path, **over: Any) -> Run:
+    """Run a machine to its end, and return what was counted between its programs' marks.
+
+    :param scratch: empty folder for the run's files; console.log stays there.
+    :param over: what is laid over its image, see :func:`ukl_build.run.guest.overlay`.
+    :raise UklError: ``measure-failed``, or of the machine that could not start.
+    :raise OSError: if a file cannot be read or written.
+    """
+    kernel = vm.kernel
+    assert kernel is not None  # of an image
     vmlinux = kernel.with_suffix(".vmlinux")
     text = application_text(vmlinux) if vmlinux.is_file() else None
     out = scratch / "counts"
-    jobs: Sequence[Job] = ()
-    if bench.workloads:
-        jobs = (Job(load_argv(bench), mode=Mode.BESIDE, name="load"),)
-    started = start_guest(
-        kernel,
-        scratch,
-        base=vm.initrd,
-        vm=replace(vm, extra=counting(programs.plugin, out, text)),
-        programs={LOAD: programs.load} if bench.workloads else {},
-        argv=(image.app.argv[0], *bench.args) if bench.args is not None else None,
-        jobs=jobs,
-        # What is written to a disk comes back when the host is ready.
-        mounts=(),
-    )
-    with started as it:
+    vm = replace(vm, extra=(*vm.extra, *counting(plugin, out, text)))
+    with start_guest(kernel, scratch, base=vm.initrd, vm=vm, **over) as it:
         outcome = it.wait(DEADLINE_S)
         if outcome is None:
             outcome, _ = it.give_up()
@@ -149,7 +157,7 @@ def run(
         if outcome.kind is not Kind.NO_STATUS or DONE not in lines:
             raise UklError(
                 "measure-failed",
-                f"{image.name}: not all requests were made: {outcome}",
+                f"{vm.name}: not all that is to be counted was done: {outcome}",
                 hint=f"read the console log {it.console}",
                 detail=proc.tail(it.console),
             )
