@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.boot.ring0 import RING0, Ring0, ordinary, relink
+from tests.boot.ring0 import RING0, Ring0, copy_kernel, ordinary, relink
+from tests.conftest import scons
+from tests.project import ROOT
 from ukl_build.errors import UklError
 from ukl_build.image import App, Image
 from ukl_build.measure.counts import Counts, Run
 from ukl_build.measure.guest import Programs, machine, observe, run
+from ukl_build.measure.report import Result, cell, names
 from ukl_build.recipe import Bench, Workload
 from ukl_build.run.vm import Vm
 
@@ -151,3 +154,28 @@ def test_a_wrong_answer_is_an_error_with_the_console(
         what = described(built / "tcp_server.bzImage")
         run(what, Path("/"), bench, programs, tmp_path, pti=False)
     assert "another answer was expected than hello" in error.value.detail
+
+
+def test_bench_counts_system_calls_of_an_image(built: Path) -> None:
+    """The target of SCons, with nothing beside the image; and what its file says."""
+    out = ROOT / "build" / "test" / "calls"
+    if not (out / "linux").exists():
+        copy_kernel(built / "linux", out / "linux")
+    # As the kernel that is there: less is compiled.
+    scons("app=calls", "build=build/test", "fragments=virtio-net", "bench")
+    result = Result.model_validate_json((out / "bench.json").read_bytes())
+    assert [(bar.image, bar.pti, len(bar.runs)) for bar in result.bars] == [
+        *(("ukl", False, 2), ("ukl", True, 2)),
+    ]
+    for bar in result.bars:
+        assert bar.runs[0] == bar.runs[1]
+        cells = {name: cell(bar, name, None) for name in names([bar])}
+        assert len(cells) == 11
+        for one in cells.values():
+            # None of them is left out by a compiler, and none has a long way.
+            assert one is not None and 100 < one.instructions.mean < 2_000_000
+            assert one.transitions < 0.01
+        getppid = cells["getppid"]
+        assert getppid is not None
+        assert getppid.entries == pytest.approx(1, abs=0.01)
+        assert getppid.instructions.mean < 500

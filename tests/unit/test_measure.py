@@ -7,13 +7,14 @@ import struct
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from ukl_build.elf.linked import application_text
 from ukl_build.errors import UklError
 from ukl_build.image import App, Image, Init, store
-from ukl_build.measure import cli, report
+from ukl_build.measure import cli, plot, report
 from ukl_build.measure.counts import (
     Announced,
     Batch,
@@ -32,6 +33,7 @@ from ukl_build.recipe import Bench, load
 from ukl_build.recipe import Workload as Asked
 
 N = len(Counts.model_fields)
+NAMESPACE = b"http://www.w3.org/2000/svg"
 
 
 def file_of(rows: Sequence[tuple[int, Sequence[int]]], **changes: int) -> bytes:
@@ -246,3 +248,31 @@ def test_where_the_applications_code_is_comes_from_the_linker(tmp_path: Path) ->
     out.write_bytes(b"no ELF")
     with pytest.raises(UklError, match="cannot be read"):
         application_text(out)
+
+
+def test_the_drawing_has_all_bars_and_is_the_same_each_time() -> None:
+    bars = (
+        *(bar("ukl", workload("a", [500])), bar("twin", workload("a", [1000]))),
+        bar("stock", workload("b & c", [70])),
+    )
+    drawn = plot.draw("redis", bars)
+    root = ElementTree.fromstring(drawn)
+    texts = {"".join(node.itertext()).strip() for node in root.iter() if node.text}
+    assert {"ukl", "twin", "stock", "a", "b & c", "0.50", "1.00"} <= texts
+    assert any("redis, pti=off" in text for text in texts)
+    # Nothing is fetched or runs when it is looked at, and no date makes it another file.
+    assert not [
+        word for word in (b"<script", b"<!--", b"http") if word in drawn.replace(NAMESPACE, b"")
+    ]
+    assert drawn == plot.draw("redis", bars)
+    alone = ElementTree.fromstring(plot.draw("redis", bars[:1]))
+    assert "50" in {"".join(node.itertext()).strip() for node in alone.iter() if node.text}
+
+
+def test_each_setting_has_a_drawing_of_its_own(tmp_path: Path) -> None:
+    bars = (bar("ukl", workload("a", [1])), bar("ukl", workload("a", [2]), pti=True))
+    result = report.Result(app="x", qemu="7", bars=bars)
+    assert cli.drawings(result, tmp_path / "bench.json") == [
+        (tmp_path / "bench-pti-off.svg", [bars[0]]),
+        (tmp_path / "bench-pti-on.svg", [bars[1]]),
+    ]

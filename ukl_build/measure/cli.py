@@ -20,7 +20,7 @@ from rich.text import Text
 from ukl_build import files, proc
 from ukl_build.errors import Fault, UklError
 from ukl_build.image import load
-from ukl_build.measure import report
+from ukl_build.measure import plot, report
 from ukl_build.measure.guest import Programs, run
 from ukl_build.recipe import AppRecipe, Bench
 from ukl_build.recipe import load as load_recipe
@@ -178,6 +178,17 @@ def show(result: report.Result) -> None:
         say(f"warning: runs of the same machine differ: {', '.join(differ)}")
 
 
+def drawings(result: report.Result, out: Path) -> list[tuple[Path, list[report.Bar]]]:
+    """Return the files of the drawings, and what is drawn in each.
+
+    :param out: the result file.
+    """
+    return [
+        (out.with_name(f"{out.stem}-pti-{'on' if pti else 'off'}.svg"), bars)
+        for pti, bars in report.settings(result)
+    ]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the only place that prints errors."""
     options = parser().parse_args(argv)
@@ -186,15 +197,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         folders = present(options.folders)
         with tempfile.TemporaryDirectory(prefix="ukl-bench-") as scratch:
             programs = Programs.build(Path(scratch))
-            bars = [
+            counted = [
                 count(app, bench, folder, programs, pti=pti, runs=options.runs)
                 for pti in PTI[options.pti]
                 for folder in folders
             ]
-        result = report.Result(app=app, qemu=qemu_version(), bars=tuple(bars))
+        result = report.Result(app=app, qemu=qemu_version(), bars=tuple(counted))
         report.store(result, options.out)
+        for drawing, bars in drawings(result, options.out):
+            files.write(drawing, plot.draw(app, bars))
         show(result)
-        say(f"the counts are in {os.path.relpath(options.out)}")
+        say(f"the counts are in {os.path.relpath(options.out)}, drawings of them beside it")
     except UklError as error:
         print(error, file=sys.stderr)
         return error.exit_status
