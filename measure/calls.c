@@ -119,6 +119,16 @@ static void pages_drop(int n)
 	NEED(!munmap(pages, (size_t)n * PAGE));
 }
 
+/*
+ * What is mapped later comes right below: without a neighbour its page tables would be made and
+ * freed each time, or not, by what happens to be near.
+ */
+static void map_prepare(void)
+{
+	pages_prepare(1);
+	do_fault(1);
+}
+
 static void do_map(int n)
 {
 	while (n--) {
@@ -202,7 +212,7 @@ static const struct call {
 	{ "pipe-page", "write and read, 4 KiB through a pipe", 5000, .run = do_pipe_page },
 	{ "udp", "sendto and recvfrom, 1 byte by UDP", 5000, .once = udp_prepare, .run = do_udp },
 	{ "fault", "page fault", 2000, .prepare = pages_prepare, .run = do_fault, .drop = pages_drop },
-	{ "map", "mmap, a page fault, munmap", 2000, .run = do_map },
+	{ "map", "mmap, a page fault, munmap", 2000, .once = map_prepare, .run = do_map },
 	{ "switch", "2 context switches, by 2 pipes", 5000, .once = echo_prepare, .run = do_switch,
 	  .end = echo_end },
 	{ "fork", "fork, exit and wait", 200, .run = do_fork },

@@ -190,7 +190,8 @@ int main(int argc, char **argv)
 		workload(argv + i);
 	puts("bench: done");
 	fflush(stdout);
-	if (kill(1, SIGTERM))
+	/* Only the guest's init, which has started it: tests run it elsewhere, maybe as root. */
+	if (getppid() == 1 && kill(1, SIGTERM))
 		fail("the machine cannot be stopped: %m");
 	return 0;
 }
