@@ -123,7 +123,7 @@ def workload(name: str, kernel: Sequence[int], requests: int = 10, **others: int
 def bar(image: str, *runs: Workload, pti: bool = False) -> report.Bar:
     """Return a bar of runs of one workload each."""
     made = tuple(Run(workloads=(one,)) for one in runs)
-    return report.Bar(image=image, pti=pti, kernel_bytes=1, runs=made)
+    return report.Bar(image=image, pti=pti, image_bytes=1, runs=made)
 
 
 def test_a_cell_has_the_mean_and_the_spread_of_the_batches() -> None:
@@ -164,16 +164,20 @@ def test_the_table_shows_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
         bar("twin", workload("a", [1000], rings=20)),
         bar("stock", workload("b", [70])),
     )
-    cli.show(report.Result(app="redis", qemu="7", bars=bars))
-    said = capsys.readouterr()
-    assert "redis, pti=off" in said.out
-    (row,) = [line for line in said.out.splitlines() if "│ a " in line]
+    result = report.Result(app="redis", qemu="7", bars=bars)
+    cli.show(result)
+    said = capsys.readouterr().out
+    assert "redis, pti=off" in said
+    (row,) = [line for line in said.splitlines() if "│ a " in line]
     assert [cell.strip() for cell in row.split("│")[1:-1]] == [
         *("a", "50  x 0.500", "100  x 1.000", "-"),
     ]
-    assert "4.00 rings" in said.out
-    assert "runs differ" in said.out
-    assert "runs of the same machine differ: a on ukl" in said.err
+    assert "4.00 rings" in said
+    assert "runs differ" in said
+    with pytest.raises(UklError, match="are no result") as error:
+        cli.check(result)
+    assert error.value.detail == "a on ukl, pti=off"
+    cli.check(result.model_copy(update={"bars": bars[1:]}))
 
 
 def test_the_result_file_has_all_counts(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from ukl_build.recipe import load as load_recipe
 from ukl_build.run import qemu
 from ukl_build.run.cli import IMAGE_FILE
 from ukl_build.run.machine import INSTALL_QEMU
+from ukl_build.run.vm import from_image
 
 UKL = "ukl"
 """What the image is called whose folder has no name of a comparison's."""
@@ -108,6 +109,7 @@ def count(
     :raise UklError: as :func:`ukl_build.measure.guest.run`.
     """
     image = load(folder / IMAGE_FILE)
+    vm = from_image(image, folder)
     done = []
     for number in range(runs):
         say(f"{label(folder, app)}, pti={'on' if pti else 'off'}, run {number + 1} of {runs}")
@@ -116,7 +118,7 @@ def count(
     return report.Bar(
         image=label(folder, app),
         pti=pti,
-        kernel_bytes=(folder / image.kernel).stat().st_size,
+        image_bytes=sum(path.stat().st_size for path in (vm.kernel, vm.initrd) if path),
         runs=tuple(done),
     )
 
@@ -159,7 +161,7 @@ def table(app: str, pti: bool, bars: Sequence[report.Bar]) -> Table:
     if any(starts):
         row = [Text(f"{ready:,}" if ready else "-") for ready in starts]
         made.add_row("power-on to the first answer", *row)
-    made.add_row("bytes of the bootable file", *(Text(f"{bar.kernel_bytes:,}") for bar in bars))
+    made.add_row("bytes that are booted", *(Text(f"{bar.image_bytes:,}") for bar in bars))
     return made
 
 
@@ -168,14 +170,26 @@ def show(result: report.Result) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     for pti, bars in report.settings(result):
         console.print(table(result.app, pti, bars))
+
+
+def check(result: report.Result) -> None:
+    """Refuse numbers that another run would not give.
+
+    :raise UklError: ``measure-differs``.
+    """
     differ = [
-        f"{name} on {bar.image}"
+        f"{name} on {bar.image}, pti={'on' if bar.pti else 'off'}"
         for bar in result.bars
         for name in report.names([bar])
         if not report.repeats(bar, name)
     ]
     if differ:
-        say(f"warning: runs of the same machine differ: {', '.join(differ)}")
+        raise UklError(
+            "measure-differs",
+            "runs of the same machine differ, so these numbers are no result",
+            detail="\n".join(differ),
+            hint="look for what of the host gets into the guest: a device, a clock, a number",
+        )
 
 
 def drawings(result: report.Result, out: Path) -> list[tuple[Path, list[report.Bar]]]:
@@ -208,6 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             files.write(drawing, plot.draw(app, bars))
         show(result)
         say(f"the counts are in {os.path.relpath(options.out)}, drawings of them beside it")
+        check(result)
     except UklError as error:
         print(error, file=sys.stderr)
         return error.exit_status

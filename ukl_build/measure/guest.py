@@ -32,7 +32,7 @@ BATCHES = 3
 """Of each kind of request: one that is counted would not show whether it is always the same."""
 
 DEADLINE_S = 1800.0
-"""Seconds for one run.  A guest with counters is five times slower than one without."""
+"""Seconds for one run: far more than the slowest needs on a busy machine."""
 
 
 @dataclass(frozen=True)

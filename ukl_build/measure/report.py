@@ -26,8 +26,8 @@ class Bar(Model):
     """``ukl``, ``twin``, ``stock``, or the name of another folder."""
     pti: bool
     """Whether the guest's page tables are isolated."""
-    kernel_bytes: int
-    """Size of the file that is booted."""
+    image_bytes: int
+    """Size of what is booted: the kernel, and the initramfs if it is not in there."""
     runs: tuple[Run, ...] = Field(min_length=1)
     """All of the same machine, so that they must be the same."""
 
