@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
  * What single services of the kernel cost: an application that does one thing many times, between
  * marks.  Built as every other application, for ring 0 and as an ordinary process.

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
  * How a program in the guest tells the plugin where it is: by an instruction that does nothing
  * in either ring, NOP with a displacement that no compiler and no assembler makes.
