@@ -24,6 +24,7 @@ from ukl_build.image import (
     Name,
     Permissions,
     Port,
+    PortNumber,
     Protocol,
     Share,
     Smoke,
@@ -278,6 +279,43 @@ class Guest(Model):
         return self
 
 
+class Workload(Model):
+    """A request that is made many times, to count what it takes."""
+
+    name: str = Field(pattern=r"^[ -~]+$")
+    connections: int = Field(default=1, ge=1, le=1024)
+    """Each has one request under way at most."""
+    requests: int = Field(default=2000, ge=1)
+    """In each batch, of all connections."""
+    setup: str = ""
+    """Sent once before, UTF-8."""
+    settled: str = ""
+    """The answer to that."""
+    send: str = Field(min_length=1)
+    """The request, UTF-8."""
+    expect: str = Field(min_length=1)
+    """What each answer begins with, UTF-8; all of it, without ``until``."""
+    until: str = ""
+    """What it ends with, if it may be longer."""
+
+
+class Bench(Model):
+    """What is counted of an application; without workloads it sets the marks itself."""
+
+    args: tuple[str, ...] | None = None
+    """Arguments after ``argv[0]`` in place of the guest's: there is no disk, and no network but
+    the loopback."""
+    port: PortNumber | None = None
+    """TCP port that is asked."""
+    workloads: tuple[Workload, ...] = ()
+
+    @model_validator(mode="after")
+    def _workloads_have_a_port(self) -> Bench:
+        if self.workloads and self.port is None:
+            raise ValueError("port is missing: where the workloads are sent")
+        return self
+
+
 class AppRecipe(Model):
     """An application."""
 
@@ -296,6 +334,7 @@ class AppRecipe(Model):
     """What it is compared with besides its twin, if Debian has it."""
     kconfig: KconfigNeeds = Field(default_factory=KconfigNeeds)
     guest: Guest = Field(default_factory=Guest)
+    bench: Bench | None = None
 
     @model_validator(mode="after")
     def _packages_are_named_once(self) -> AppRecipe:

@@ -128,6 +128,7 @@ TARGETS = (
     Target("stock", "Debian's own package of the application, on Debian's own kernel"),
     Target("run", "start the image in QEMU and show its console"),
     Target("smoke", "start the image, ask it or let it end, check what it says"),
+    Target("bench", "count what requests take, beside those of twin and stock that are built"),
     Target("menuconfig", "look at the kernel's options; changes are shown, not kept"),
     Target("savedefconfig", "write the configuration in its shortest form"),
     Target("test", "the tests that every change must pass", needs_app=False),
@@ -296,6 +297,8 @@ class Job:
     """What all actions of a build need; SCons hands it to them through the environment."""
 
     root: Path
+    recipe_folder: Path
+    """Where the recipe is, with what belongs to it."""
     home: Path
     """What the recipe's folders are relative to."""
     layout: plan.Layout
@@ -349,6 +352,7 @@ class Build:
         given = [f"{name}={value}" for name, value in values.items() if value]
         self.job = Job(
             root=root,
+            recipe_folder=folder,
             home=root if folder.parent == recipes else folder,
             layout=plan.Layout(build, found.name),
             app=found,
@@ -414,6 +418,7 @@ class Build:
         for name, function, needs in (
             ("run", _run, described),
             ("smoke", _smoke, described),
+            ("bench", _bench, described),
             ("menuconfig", _menuconfig, config),
             ("savedefconfig", _savedefconfig, config),
         ):
@@ -1120,6 +1125,14 @@ def _tell(target: Any, source: Any, env: Any) -> int:
     folder = os.path.relpath(job.layout.folder, job.root)
     job.reporter.say(f"start it: tools/ukl-run --qemu {folder}; with --smoke it is asked something")
     return 0
+
+
+def _bench(target: Any, source: Any, env: Any) -> int:
+    job: Job = env["UKL"]
+    folder = job.layout.folder
+    words = ["--recipe", str(job.recipe_folder), "--out", str(folder / "bench.json")]
+    images = [str(folder), *(str(folder / name) for name in ("twin", "stock"))]
+    return _attach(job.root, ["-m", "ukl_build.measure.cli", *words, *images])
 
 
 def _menuconfig(target: Any, source: Any, env: Any) -> int:

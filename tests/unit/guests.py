@@ -9,12 +9,18 @@ from pathlib import Path
 SOURCE = Path(__file__).parent / "guest.S"
 
 
-def assemble(out: Path, end: str, text: str = "") -> Path:
-    """Assemble a guest that says ``text`` on its console and ends in a way of guest.S."""
+def assemble(out: Path, end: str, text: str = "", *flags: str) -> Path:
+    """Assemble a guest that says ``text`` on its console and ends in a way of guest.S.
+
+    :param flags: further ones of the assembler.
+    """
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     object_file = out.with_suffix(".o")
     subprocess.run(
-        ["gcc", "-m32", "-c", f"-DEND={end}", f'-DTEXT="{escaped}"', "-o", object_file, SOURCE],
+        [
+            *("gcc", "-m32", "-c", f"-DEND={end}", f'-DTEXT="{escaped}"', *flags),
+            *("-o", object_file, SOURCE),
+        ],
         check=True,
     )
     subprocess.run(

@@ -47,6 +47,7 @@ def tracked() -> list[Path]:
         ("menuconfig", {"dotconfig.py"}),
         ("elftools", {"elf/"}),
         ("lief", {"elf/"}),
+        ("pygal", {"measure/plot.py"}),
         ("SCons", {"scons_tool.py"}),
         ("subprocess", {"proc.py", "run/"}),
     ],

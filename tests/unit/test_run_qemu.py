@@ -116,3 +116,12 @@ def test_further_arguments_come_last() -> None:
     assert argv(Vm("x", extra=("-s", "-icount", "shift=0")), WIRING)[-3:] == [
         *("-s", "-icount", "shift=0"),
     ]
+
+
+def test_what_is_repeatable_has_nothing_that_the_host_serves_in_its_own_time() -> None:
+    words = " ".join(argv(Vm("x", repeatable=True), WIRING))
+    assert "-icount shift=0,sleep=off" in words
+    assert "clock=vm" in words
+    assert "virtio" not in words
+    assert "-netdev" not in words
+    assert "-icount" not in argv(Vm("x"), WIRING)

@@ -7,7 +7,9 @@ fails later: in the first exception, in the first string function, in the first 
 
 from __future__ import annotations
 
+import contextlib
 import struct
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -33,9 +35,48 @@ def check_linked(vmlinux: Path) -> None:
     :raise UklError: ``elf-linked`` with every way in which it is broken; ``elf-format`` if the
         file cannot be read.
     """
+    with _readable(vmlinux), vmlinux.open("rb") as file:
+        problems = _Linked(ELFFile(file)).problems()
+    if problems:
+        raise UklError(
+            "elf-linked",
+            f"{vmlinux.name} does not hold the application as it must",
+            hint="compare arch/x86/kernel/vmlinux.lds.S with docs/design.md, "
+            "'The contract between the archive and the kernel'",
+            detail="\n".join(problems[:25]),
+        )
+
+
+TEXT = (b"__ukl_text_start", b"__ukl_text_end")
+"""Names of the kernel's linker script for where the application's code is."""
+
+
+def application_text(vmlinux: Path) -> tuple[int, int] | None:
+    """Return where a kernel was linked to have the application's code.
+
+    :return: first address and end; None if it has no application.
+    :raise UklError: ``elf-format`` if the file cannot be read.
+    """
+    found = {}
+    with _readable(vmlinux), vmlinux.open("rb") as file:
+        elf = ELFFile(file)
+        table = elf.get_section_by_name(".symtab")
+        if table is None:
+            raise ValueError("it has no symbol table")
+        strings = elf.get_section(table["sh_link"]).data()
+        # Not by pyelftools' symbols: there are 60,000, and each would be an object.
+        for st_name, _, _, _, st_value, _ in abi.ELF64_SYM.iter_unpack(table.data()):
+            for name in TEXT:
+                if strings.startswith(name + b"\0", st_name):
+                    found[name] = st_value
+    return (found[TEXT[0]], found[TEXT[1]]) if len(found) == len(TEXT) else None
+
+
+@contextlib.contextmanager
+def _readable(vmlinux: Path) -> Iterator[None]:
+    """Turn what pyelftools and we stumble over into an error that names the file."""
     try:
-        with vmlinux.open("rb") as file:
-            problems = _Linked(ELFFile(file)).problems()
+        yield
     except (
         *(ELFError, struct.error, LookupError, ValueError),
         *(OSError, OverflowError, MemoryError),  # of sizes that no file has
@@ -45,14 +86,6 @@ def check_linked(vmlinux: Path) -> None:
             f"{vmlinux} cannot be read: {error or type(error).__name__}",
             hint="link the kernel again",
         ) from error
-    if problems:
-        raise UklError(
-            "elf-linked",
-            f"{vmlinux.name} does not hold the application as it must",
-            hint="compare arch/x86/kernel/vmlinux.lds.S with docs/design.md, "
-            "'The contract between the archive and the kernel'",
-            detail="\n".join(problems[:25]),
-        )
 
 
 class _Linked:

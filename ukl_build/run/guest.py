@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ukl_build import cpio
-from ukl_build.initconf import RUN_CONF, Job, render_overlay
+from ukl_build.initconf import RUN_CONF, Job, Mount, render_overlay
 from ukl_build.run.machine import Machine
 from ukl_build.run.vm import Vm, guarded
 
@@ -27,6 +27,7 @@ def overlay(
     env: Mapping[str, str] | None = None,
     jobs: Sequence[Job] | None = None,
     app: str | None = None,
+    mounts: Sequence[Mount] | None = None,
 ) -> bytes:
     """Return an archive to lay over an image's root.
 
@@ -36,7 +37,7 @@ def overlay(
     :raise ValueError: for what the init could not read.
     :raise OSError: if a program cannot be read.
     """
-    conf = render_overlay(argv=argv, env=env, jobs=jobs, app=app)
+    conf = render_overlay(argv=argv, env=env, jobs=jobs, app=app, mounts=mounts)
     found = [cpio.file(RUN_CONF, conf), *entries]
     for path, source in (programs or {}).items():
         found.append(cpio.file(path, source.read_bytes(), mode=PROGRAM_MODE))
@@ -55,6 +56,7 @@ def start_guest(
     env: Mapping[str, str] | None = None,
     jobs: Sequence[Job] | None = None,
     app: str | None = None,
+    mounts: Sequence[Mount] | None = None,
     on_console: Callable[[bytes], object] | None = None,
 ) -> Machine:
     """Start a kernel with an overlay; the caller closes the machine, best by ``with``.
@@ -65,7 +67,15 @@ def start_guest(
     :param programs: see :func:`overlay`; so are the rest.
     :raise UklError: as :meth:`Machine.start`.
     """
-    over = overlay(programs=programs, entries=entries, argv=argv, env=env, jobs=jobs, app=app)
+    over = overlay(
+        programs=programs,
+        entries=entries,
+        argv=argv,
+        env=env,
+        jobs=jobs,
+        app=app,
+        mounts=mounts,
+    )
     initrd = folder / "overlay.cpio"
     # The kernel unpacks archives that follow each other in turn, a later file replaces an earlier.
     initrd.write_bytes((base.read_bytes() if base is not None else b"") + over)

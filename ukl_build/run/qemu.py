@@ -52,6 +52,16 @@ SHARE = (
 )
 """Of every shared folder."""
 
+REPEATABLE = (
+    # One instruction is one nanosecond of the guest's; while it idles, its clock jumps.
+    *("-icount", "shift=0,sleep=off"),
+    # Without clock=vm it has the host's time of day, and runs differ from the fifth digit on.
+    *("-rtc", "base=2020-01-01T00:00:00,clock=vm"),
+    # RDRAND's numbers, which are all that the guest's are made of.
+    *("-seed", "1"),
+)
+"""Of every machine that is to do the same each time."""
+
 
 @dataclass(frozen=True)
 class Wiring:
@@ -83,11 +93,14 @@ def argv(vm: Vm, wiring: Wiring, *, program: str = PROGRAM) -> list[str]:
     words += ["-chardev", f"socket,id=qmp,fd={wiring.qmp}", "-mon", "chardev=qmp,mode=control"]
     words += ["-chardev", f"file,id=console,path={escape(wiring.console)}"]
     words += ["-serial", "chardev:console"]
-    words += ["-chardev", f"socket,id=status,fd={wiring.status}"]
-    words += ["-device", f"virtio-serial-pci,{VIRTIO}"]
-    words += ["-device", f"virtserialport,chardev=status,name={STATUS_PORT}"]
-    words += ["-device", f"virtio-rng-pci,{VIRTIO}"]
-    if vm.network:
+    if vm.repeatable:
+        words += REPEATABLE
+    else:
+        words += ["-chardev", f"socket,id=status,fd={wiring.status}"]
+        words += ["-device", f"virtio-serial-pci,{VIRTIO}"]
+        words += ["-device", f"virtserialport,chardev=status,name={STATUS_PORT}"]
+        words += ["-device", f"virtio-rng-pci,{VIRTIO}"]
+    if vm.network and not vm.repeatable:
         forwards = "".join(
             f",hostfwd={forward.proto.value}:{forward.address}:{forward.host}-:{forward.guest}"
             for forward in vm.forwards

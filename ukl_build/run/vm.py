@@ -70,6 +70,10 @@ class Vm:
     folders: tuple[Folder, ...] = ()
     init: Init = Init.RING3
     """Whether an init inside reports over the status port and knows the power button."""
+    repeatable: bool = False
+    """Execute the same instructions in every run, to the last one: the guest's clock goes by them.
+    There is nothing then that the host serves in its own time: no network, no status port, no
+    random numbers.  Needs TCG and one processor, and disks would spoil it."""
     gdb: int | None = None
     """TCP port of the host on which the machine waits for gdb before its first instruction; 0 takes
     a free one, see :meth:`Machine.gdb_port`."""

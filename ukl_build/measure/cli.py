@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``scons app=NAME bench`` runs: counts what requests take on several images.
+
+The table goes to standard output, what is being done to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ukl_build import files, proc
+from ukl_build.errors import Fault, UklError
+from ukl_build.image import load
+from ukl_build.measure import plot, report
+from ukl_build.measure.guest import Programs, run
+from ukl_build.recipe import AppRecipe, Bench
+from ukl_build.recipe import load as load_recipe
+from ukl_build.run import qemu
+from ukl_build.run.cli import IMAGE_FILE
+from ukl_build.run.machine import INSTALL_QEMU
+from ukl_build.run.vm import from_image
+
+UKL = "ukl"
+"""What the image is called whose folder has no name of a comparison's."""
+
+PTI = {"off": (False,), "on": (True,), "both": (False, True)}
+
+WIDTH = 120
+"""Columns of a table that goes into a file."""
+
+
+def say(text: str) -> None:
+    """Write a line for people."""
+    print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m ukl_build.measure.cli",
+        description="Count the instructions that requests take.",
+        allow_abbrev=False,
+    )
+    made.add_argument("--recipe", type=Path, required=True, help="folder of the recipe")
+    made.add_argument("--out", type=Path, required=True, help="result file, JSON")
+    made.add_argument("--pti", choices=PTI, default="both", help="page-table isolation")
+    made.add_argument(
+        "--runs", type=int, choices=range(1, 10), default=2, help="runs of each image, to compare"
+    )
+    made.add_argument(
+        "folders",
+        nargs="+",
+        metavar="FOLDER",
+        type=Path,
+        help="of an image.json; what is not built is left out",
+    )
+    return made
+
+
+def bench_of(folder: Path) -> tuple[str, Bench]:
+    """Return the name of an application and what is to be counted of it.
+
+    :raise UklError: ``recipe-invalid`` or ``run-invalid``.
+    """
+    recipe = load_recipe(folder)
+    if not isinstance(recipe, AppRecipe) or recipe.bench is None:
+        raise UklError(
+            "run-invalid",
+            f"the recipe of {recipe.name} does not say what is to be counted",
+            hint="add a table [bench], as recipes/redis has one",
+        )
+    return recipe.name, recipe.bench
+
+
+def present(folders: Sequence[Path]) -> list[Path]:
+    """Return those folders in which there is an image, and say which are left out."""
+    found = [folder for folder in folders if (folder / IMAGE_FILE).is_file()]
+    for folder in folders:
+        if folder not in found:
+            say(f"{folder} is not built, and left out")
+    if not found:
+        raise UklError(
+            "image-missing",
+            "there is nothing to be counted: none of the images is built",
+            hint="build one: scons app=NAME",
+        )
+    return found
+
+
+def label(folder: Path, app: str) -> str:
+    """Return what an image is called in the table."""
+    return UKL if folder.name == app else folder.name
+
+
+def count(
+    app: str, bench: Bench, folder: Path, programs: Programs, *, pti: bool, runs: int
+) -> report.Bar:
+    """Run an image several times.
+
+    :raise UklError: as :func:`ukl_build.measure.guest.run`.
+    """
+    image = load(folder / IMAGE_FILE)
+    vm = from_image(image, folder)
+    done = []
+    for number in range(runs):
+        say(f"{label(folder, app)}, pti={'on' if pti else 'off'}, run {number + 1} of {runs}")
+        with tempfile.TemporaryDirectory(prefix="ukl-bench-") as scratch:
+            done.append(run(image, folder, bench, programs, Path(scratch), pti=pti))
+    return report.Bar(
+        image=label(folder, app),
+        pti=pti,
+        image_bytes=sum(path.stat().st_size for path in (vm.kernel, vm.initrd) if path),
+        runs=tuple(done),
+    )
+
+
+def qemu_version() -> str:
+    """Return QEMU's version, as it says it.
+
+    :raise UklError: ``tool-missing`` or ``tool-failed``.
+    """
+    program = proc.which(qemu.PROGRAM, hint=INSTALL_QEMU)
+    return proc.run([program, "--version"]).stdout.splitlines()[0]
+
+
+def _cell(cell: report.Cell | None) -> Text:
+    if cell is None:
+        return Text("-")
+    ratio = f"  x {cell.ratio:.3f}" if cell.ratio is not None else ""
+    text = Text(f"{cell.instructions.mean:,.0f}{ratio}")
+    text.append(f"\n±{100 * cell.instructions.spread:.2f} %", style="dim")
+    text.append(f", {cell.transitions:.2f} rings, {cell.entries:.2f} entries", style="dim")
+    text.append(f"\napplication {cell.application:,.0f}, rep {cell.rep:,.0f}", style="dim")
+    if not cell.repeats:
+        text.append("\nruns differ", style="bold red")
+    return text
+
+
+def table(app: str, pti: bool, bars: Sequence[report.Bar]) -> Table:
+    """Return the table of the bars with one setting."""
+    made = Table(
+        title=f"{app}, pti={'on' if pti else 'off'}: instructions for one request",
+        show_lines=True,
+    )
+    made.add_column("request")
+    for bar in bars:
+        made.add_column(bar.image, justify="right")
+    base = report.base_of(bars)
+    for name in report.names(bars):
+        made.add_row(name, *(_cell(report.cell(bar, name, base)) for bar in bars))
+    starts = [bar.runs[0].ready for bar in bars]
+    if any(starts):
+        row = [Text(f"{ready:,}" if ready else "-") for ready in starts]
+        made.add_row("power-on to the first answer", *row)
+    made.add_row("bytes that are booted", *(Text(f"{bar.image_bytes:,}") for bar in bars))
+    return made
+
+
+def show(result: report.Result) -> None:
+    """Print the tables."""
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    for pti, bars in report.settings(result):
+        console.print(table(result.app, pti, bars))
+
+
+def check(result: report.Result) -> None:
+    """Refuse numbers that another run would not give.
+
+    :raise UklError: ``measure-differs``.
+    """
+    differ = [
+        f"{name} on {bar.image}, pti={'on' if bar.pti else 'off'}"
+        for bar in result.bars
+        for name in report.names([bar])
+        if not report.repeats(bar, name)
+    ]
+    if differ:
+        raise UklError(
+            "measure-differs",
+            "runs of the same machine differ, so these numbers are no result",
+            detail="\n".join(differ),
+            hint="look for what of the host gets into the guest: a device, a clock, a number",
+        )
+
+
+def drawings(result: report.Result, out: Path) -> list[tuple[Path, list[report.Bar]]]:
+    """Return the files of the drawings, and what is drawn in each.
+
+    :param out: the result file.
+    """
+    return [
+        (out.with_name(f"{out.stem}-pti-{'on' if pti else 'off'}.svg"), bars)
+        for pti, bars in report.settings(result)
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the only place that prints errors."""
+    options = parser().parse_args(argv)
+    try:
+        app, bench = bench_of(options.recipe)
+        folders = present(options.folders)
+        with tempfile.TemporaryDirectory(prefix="ukl-bench-") as scratch:
+            programs = Programs.build(Path(scratch))
+            counted = [
+                count(app, bench, folder, programs, pti=pti, runs=options.runs)
+                for pti in PTI[options.pti]
+                for folder in folders
+            ]
+        result = report.Result(app=app, qemu=qemu_version(), bars=tuple(counted))
+        report.store(result, options.out)
+        for drawing, bars in drawings(result, options.out):
+            files.write(drawing, plot.draw(app, bars))
+        show(result)
+        say(f"the counts are in {os.path.relpath(options.out)}, drawings of them beside it")
+        check(result)
+    except UklError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
+    except OSError as error:
+        print(files.refused(error), file=sys.stderr)
+        return Fault.MACHINE
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
