@@ -99,6 +99,8 @@ class Port:
     recipe: str
     """The text of its recipe."""
     obstacles: tuple[Obstacle, ...]
+    failed: str = ""
+    """How the project's own link failed, if it did."""
 
 
 # --- What was asked for
@@ -292,7 +294,7 @@ def port(
         said=said,
     )
     obstacles += _unknown_licences(shown, text)
-    return Port(text, tuple(obstacles))
+    return Port(text, tuple(obstacles), failure.message if failure else "")
 
 
 def _program(
@@ -636,6 +638,8 @@ def run(options: argparse.Namespace, words: Sequence[str], say: Callable[[str], 
         say(f"wrote {out}; next: scons app={options.dir}")
     for one in found.obstacles:
         print(one, file=sys.stderr if options.dry_run else sys.stdout)
+    if found.failed:
+        say(f"the project's own link failed: {found.failed}; see {place / 'logs'}")
     stopping = sum(one.severity is Severity.ERROR for one in found.obstacles)
     say(f"{stopping or 'nothing'} in the way, {len(found.obstacles) - stopping} to look at")
     return IN_THE_WAY if stopping else 0

@@ -287,7 +287,9 @@ def test_a_build_that_fails_for_another_reason_is_shown(project: Project) -> Non
 
 def test_a_name_that_nothing_defines_is_named_by_its_line(project: Project) -> None:
     project.write("io.c", "int nothing(void);\nint io(void)\n{\n\treturn nothing();\n}\n")
-    assert obstacles(project.port("make")) == ["../greet/io.c:4: error: nothing is not defined"]
+    found = project.port("make")
+    assert obstacles(found) == ["../greet/io.c:4: error: nothing is not defined"]
+    assert found.failed == "make ended with status 2"
 
 
 def test_a_build_that_fails_behind_the_link_is_shown(project: Project) -> None:
