@@ -219,8 +219,10 @@ static int segment(const char *path)
 			exe[length > 0 ? length : 0] = 0;
 			if (strcmp(exe, path))
 				continue;
-			if (ptrace(PTRACE_ATTACH, pid, 0, 0) || waitpid(pid, NULL, 0) != pid ||
-			    ptrace(PTRACE_GETREGS, pid, 0, &regs) || ptrace(PTRACE_DETACH, pid, 0, 0))
+			/* Not PTRACE_ATTACH: in an exec its SIGSTOP would come behind another stop, and stay. */
+			if (ptrace(PTRACE_SEIZE, pid, 0, 0) || ptrace(PTRACE_INTERRUPT, pid, 0, 0) ||
+			    waitpid(pid, NULL, 0) != pid || ptrace(PTRACE_GETREGS, pid, 0, &regs) ||
+			    ptrace(PTRACE_DETACH, pid, 0, 0))
 				return failed(path);
 			closedir(proc);
 			return printf("%s: cs %llx\n", path, regs.cs) < 0;

@@ -126,6 +126,7 @@ def static(out: Path, objects: Sequence[Path], library: libc.Parts) -> None:
 
 def copy_kernel(old: Path, new: Path) -> None:
     """Copy make's output folder of a kernel, so that only what differs is compiled in the copy."""
+    old, new = old.resolve(), new.resolve()
     copying = new.with_name(f"{new.name}.copying")
     shutil.rmtree(copying, ignore_errors=True)
     shutil.copytree(old, copying, symlinks=True)

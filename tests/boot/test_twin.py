@@ -62,8 +62,8 @@ def look_inside(folder: Path, start: Start, place: Path) -> tuple[int, bool]:
         Job((HELPER, "file", STRAY)),
         Job((HELPER, "segment", found.app.path), Mode.BESIDE),
     )
-    # No other root than its own is laid over: what runs is what was built.
-    machine = start(kernel=vm.kernel, base=None, vm=vm, jobs=jobs)
+    # Over no other root than its own: what runs is what was built.
+    machine = start(kernel=vm.kernel, base=vm.initrd, vm=vm, jobs=jobs)
     answer, send = smoke.expect.encode(), smoke.send.encode()
     assert machine.ask(smoke.port, send, answer, deadline_s=120).startswith(answer)
     assert machine.wait_event(60, event="exited", job="job1", code=0) is not None
