@@ -127,12 +127,12 @@ def bar(image: str, *runs: Workload, pti: bool = False) -> report.Bar:
 
 
 def test_a_cell_has_the_mean_and_the_spread_of_the_batches() -> None:
-    one = workload("a", [90, 100, 110], user=5, application=15, rings=20, entries=30)
+    one = workload("a", [90, 100, 110], user=5, application=15, rings=20, entries=30, cr3=40)
     found = report.cell(bar("ukl", one), "a", None)
     assert found is not None
     assert found.instructions.mean == 12
     assert found.instructions.spread == pytest.approx(10 / 120)
-    assert (found.application, found.transitions, found.entries) == (2, 4, 3)
+    assert (found.application, found.transitions, found.entries, found.cr3) == (2, 4, 3, 4)
     assert found.ratio is None
     assert report.cell(bar("ukl", one), "b", None) is None
 

@@ -140,6 +140,7 @@ def _cell(cell: report.Cell | None) -> Text:
     text.append(f"\n±{100 * cell.instructions.spread:.2f} %", style="dim")
     text.append(f", {cell.transitions:.2f} rings, {cell.entries:.2f} entries", style="dim")
     text.append(f"\napplication {cell.application:,.0f}, rep {cell.rep:,.0f}", style="dim")
+    text.append(f", CR3 {cell.cr3:.2f}", style="dim")
     if not cell.repeats:
         text.append("\nruns differ", style="bold red")
     return text

@@ -63,6 +63,8 @@ class Cell:
     """Changes of the ring."""
     entries: float
     """System calls, faults and interrupts."""
+    cr3: float
+    """Writes of CR3: other address spaces, or with page-table isolation the other half's tables."""
     rep: float
     """Of the instructions, rounds of string instructions."""
     repeats: bool
@@ -108,6 +110,7 @@ def cell(bar: Bar, name: str, base: Bar | None) -> Cell | None:
         application=_mean(workload, "user") + _mean(workload, "application"),
         transitions=_mean(workload, "transitions"),
         entries=_mean(workload, "entries"),
+        cr3=_mean(workload, "cr3"),
         rep=_mean(workload, "rep"),
         repeats=repeats(bar, name),
         ratio=instructions.mean / _instructions(other).mean if other is not None else None,
