@@ -5,7 +5,7 @@
  *
  *     -plugin file=count.so,out=FILE[,text=START-END]
  *
- * @out: the file with the counts, see struct counts; ukl_build/bench/counts.py reads it
+ * @out: the file with the counts, see struct counts; ukl_build/measure/counts.py reads it
  * @text: the application's code in the kernel half, hexadecimal; what is in the user half is an
  *	application's anyway
  *
