@@ -13,6 +13,8 @@ The exit status tells whose fault it is, as :class:`Fault` lists.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from enum import IntEnum
 
 
@@ -116,3 +118,29 @@ class UklError(Exception):
             parts.extend(f"  | {line}" for line in self.detail.rstrip("\n").splitlines())
         parts.append(f"hint: {self.hint}")
         return "\n".join(parts)
+
+
+def refused(error: OSError) -> UklError:
+    """Return what a person reads of an error of the operating system."""
+    what = f"{error.filename}: " if error.filename is not None else ""
+    return UklError(
+        "system",
+        f"{what}{error.strerror or error}",
+        hint="look at the path, its permissions and the free disk space (df), then repeat",
+    )
+
+
+def reported(work: Callable[[], int]) -> int:
+    """Do what a command line asks for, and return the exit status.
+
+    An error is printed to standard error, and decides the status.  Whatever else is raised comes
+    through.
+    """
+    try:
+        return work()
+    except UklError as error:
+        shown = error
+    except OSError as error:
+        shown = refused(error)
+    print(shown, file=sys.stderr)
+    return shown.exit_status

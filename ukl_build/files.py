@@ -10,8 +10,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ukl_build.errors import UklError
-
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes in lower-case hexadecimal.
@@ -103,11 +101,11 @@ def write(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
         raise
 
 
-def refused(error: OSError) -> UklError:
-    """Return what a person reads of an error of the operating system."""
-    what = f"{error.filename}: " if error.filename is not None else ""
-    return UklError(
-        "system",
-        f"{what}{error.strerror or error}",
-        hint="look at the path, its permissions and the free disk space (df), then repeat",
-    )
+def copy(source: Path, target: Path) -> None:
+    """Copy a large file so that the copy appears at once; a build that is killed makes it again.
+
+    :raise OSError: if it cannot be read or written.
+    """
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.copyfile(source, temporary)
+    temporary.replace(target)

@@ -26,7 +26,7 @@ from ukl_build.cache import Cache
 from ukl_build.elf.names import PROVIDED, UNPREFIXED, load_tables
 from ukl_build.elf.reader import parse_object
 from ukl_build.elf.rules import Severity
-from ukl_build.errors import Fault, UklError
+from ukl_build.errors import Fault, UklError, reported
 from ukl_build.lint import inputs, libraries
 from ukl_build.lint.check import lint
 from ukl_build.lint.findings import Finding
@@ -646,19 +646,14 @@ def run(options: argparse.Namespace, words: Sequence[str], say: Callable[[str], 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the only place that prints errors."""
+    """Run the command line."""
     given = list(sys.argv[1:] if argv is None else argv)
     end = given.index("--") if "--" in given else len(given)
     options = parser().parse_args(given[:end])
-    try:
-        words = given[end + 1 :] or ["make"]
-        return run(options, words, lambda text: print(f"ukl-port: {text}", file=sys.stderr))
-    except UklError as error:
-        print(error, file=sys.stderr)
-        return error.exit_status
-    except OSError as error:
-        print(files.refused(error), file=sys.stderr)
-        return Fault.MACHINE
+    words = given[end + 1 :] or ["make"]
+    return reported(
+        lambda: run(options, words, lambda text: print(f"ukl-port: {text}", file=sys.stderr))
+    )
 
 
 if __name__ == "__main__":

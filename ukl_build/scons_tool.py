@@ -31,7 +31,7 @@ from SCons.Node.Python import Value
 from ukl_build import files, licence, manifest, packages, plan, proc, recipe, toolchain
 from ukl_build.cache import Cache
 from ukl_build.elf.linked import check_linked
-from ukl_build.errors import UklError
+from ukl_build.errors import UklError, reported
 from ukl_build.image import Init, Variant
 from ukl_build.model import nearest
 from ukl_build.progress import Reporter
@@ -139,14 +139,13 @@ TARGETS = (
 def main(arguments: Sequence[tuple[str, str]], targets: Sequence[str]) -> None:
     """Read the command line and tell SCons what there is to do."""
     root = Path(scons.Dir("#").abspath)
-    try:
+
+    def declare() -> int:
         _main(root, arguments, [str(target) for target in targets])
-    except UklError as error:
-        print(error, file=sys.stderr)
-        scons.Exit(error.exit_status)
-    except OSError as error:
-        print(files.refused(error), file=sys.stderr)
-        scons.Exit(files.refused(error).exit_status)
+        return 0
+
+    if status := reported(declare):
+        scons.Exit(status)
 
 
 def _main(root: Path, arguments: Sequence[tuple[str, str]], targets: Sequence[str]) -> None:
@@ -749,24 +748,15 @@ def _stage(target: Any, source: Any, env: Any) -> int:
     """Run a stage, show its error, leave its manifest."""
     job: Job = env["UKL"]
     name = env["UKL_STAGE"]
-    try:
+
+    def work() -> int:
         with job.reporter.stage(name, str(target[0])):
             STAGES[name](job)
-        if name not in (
-            "sources",
-            "libc",
-            "debian",
-            "source",
-            "packages",
-        ):  # whose only output is their manifest
+        if len(target) > 1:  # what is fetched leaves its manifest alone
             _record(job, name, target, source)
-    except UklError as error:
-        print(error, file=sys.stderr)
-        return error.exit_status
-    except OSError as error:
-        print(files.refused(error), file=sys.stderr)
-        return files.refused(error).exit_status
-    return 0
+        return 0
+
+    return reported(work)
 
 
 def _record(job: Job, name: str, target: Any, source: Any) -> None:
@@ -1009,7 +999,7 @@ def _stock(job: Job) -> None:
     )
     log = layout.logs / "userspace.log"
     userspace.build_initramfs(spec, layout.initramfs, log=log)
-    stock.copy_kernel(root, layout.kernel)
+    files.copy(root.kernel, layout.kernel)
     parts = plan.licences(job.app, job.linux.project, job.glibc.project, job.variant)
     image.describe(
         job.app,

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.debs import source_package
+from tests.fake.test_debian import stages
 from tests.project import APP_RECIPE, Project
 from ukl_build import files, manifest
 
@@ -48,11 +48,6 @@ def packaged(project: Project) -> Project:
 
 def build(project: Project, *words: str, status: int = 0) -> str:
     return project.build(f"app_src={project.root / 'packages'}", *words, status=status)
-
-
-def stages(said: str) -> list[str]:
-    """Return the stages that ran to their end."""
-    return re.findall(r"^\[(\w+)\] \S+: \d", said, re.M)
 
 
 def state(project: Project) -> str:

@@ -11,10 +11,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from ukl_build import files
 from ukl_build.elf.names import PROVIDED, UNPREFIXED, load_tables
 from ukl_build.elf.rules import Severity
-from ukl_build.errors import Fault, UklError
+from ukl_build.errors import Fault, UklError, reported
 from ukl_build.lint import inputs
 from ukl_build.lint.check import lint
 from ukl_build.lint.findings import Finding, Report
@@ -64,24 +63,21 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the only place that prints."""
-    options = parser().parse_args(argv)
-    try:
-        for name in options.files:
-            if not Path(name).is_file():
-                raise UklError(
-                    "lint-input", f"there is no file {name}", hint="give objects and archives"
-                )
-        found = inputs.read(options.files)
-        program = bool(found.objects) and not options.part
-        report = lint(found, load_tables(UNPREFIXED, PROVIDED), program=program)
-    except UklError as error:
-        print(error, file=sys.stderr)
-        return error.exit_status
-    except OSError as error:
-        print(files.refused(error), file=sys.stderr)
-        return Fault.MACHINE
+def run(options: argparse.Namespace) -> int:
+    """Do what the command line asks for.
+
+    :return: the exit status.
+    :raise UklError: if a file is not there or cannot be linted.
+    :raise OSError: if one cannot be read.
+    """
+    for name in options.files:
+        if not Path(name).is_file():
+            raise UklError(
+                "lint-input", f"there is no file {name}", hint="give objects and archives"
+            )
+    found = inputs.read(options.files)
+    program = bool(found.objects) and not options.part
+    report = lint(found, load_tables(UNPREFIXED, PROVIDED), program=program)
     if options.quiet:
         report = report.without(Severity.NOTE)
     if options.json:
@@ -90,6 +86,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         _show(report)
     stopping = report.counts.error + (report.counts.warning if options.strict else 0)
     return FOUND if stopping else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    options = parser().parse_args(argv)
+    return reported(lambda: run(options))
 
 
 def _show(report: Report) -> None:

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ukl_build import files, proc
-from ukl_build.errors import Fault, UklError
+from ukl_build.errors import UklError, reported
 from ukl_build.image import load
 from ukl_build.measure import plot, report
 from ukl_build.measure.guest import Programs, run
@@ -204,33 +204,36 @@ def drawings(result: report.Result, out: Path) -> list[tuple[Path, list[report.B
     ]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the only place that prints errors."""
-    options = parser().parse_args(argv)
-    try:
-        app, bench = bench_of(options.recipe)
-        folders = present(options.folders)
-        with tempfile.TemporaryDirectory(prefix="ukl-bench-") as scratch:
-            programs = Programs.build(Path(scratch))
-            counted = [
-                count(app, bench, folder, programs, pti=pti, runs=options.runs)
-                for pti in PTI[options.pti]
-                for folder in folders
-            ]
-        result = report.Result(app=app, qemu=qemu_version(), bars=tuple(counted))
-        report.store(result, options.out)
-        for drawing, bars in drawings(result, options.out):
-            files.write(drawing, plot.draw(app, bars))
-        show(result)
-        say(f"the counts are in {os.path.relpath(options.out)}, drawings of them beside it")
-        check(result)
-    except UklError as error:
-        print(error, file=sys.stderr)
-        return error.exit_status
-    except OSError as error:
-        print(files.refused(error), file=sys.stderr)
-        return Fault.MACHINE
+def compare(options: argparse.Namespace) -> int:
+    """Do what the command line asks for.
+
+    :return: the exit status.
+    :raise UklError: for everything that goes wrong.
+    :raise OSError: if a file cannot be read or written.
+    """
+    app, bench = bench_of(options.recipe)
+    folders = present(options.folders)
+    with tempfile.TemporaryDirectory(prefix="ukl-bench-") as scratch:
+        programs = Programs.build(Path(scratch))
+        counted = [
+            count(app, bench, folder, programs, pti=pti, runs=options.runs)
+            for pti in PTI[options.pti]
+            for folder in folders
+        ]
+    result = report.Result(app=app, qemu=qemu_version(), bars=tuple(counted))
+    report.store(result, options.out)
+    for drawing, bars in drawings(result, options.out):
+        files.write(drawing, plot.draw(app, bars))
+    show(result)
+    say(f"the counts are in {os.path.relpath(options.out)}, drawings of them beside it")
+    check(result)
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    options = parser().parse_args(argv)
+    return reported(lambda: compare(options))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from platformdirs import user_state_path
 from ukl_build import cpio, files
 from ukl_build.cmdline import MAX_COMMAND_LINE, quote_args
 from ukl_build.elf.names import ENTRY, PREFIX
-from ukl_build.errors import Fault, UklError
+from ukl_build.errors import Fault, UklError, reported
 from ukl_build.image import Image, Init, Protocol, Smoke, SmokeRun, Variant, load
 from ukl_build.initconf import RUN_CONF, mounts, render_overlay
 from ukl_build.model import nearest
@@ -588,19 +588,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the only place that prints errors."""
+    """Run the command line."""
     options = parser().parse_args(argv)
     try:
-        return run(options)
+        return reported(lambda: run(options))
     except _Asked as asked:
         say(f"{asked}: nothing was running yet")
         return EXIT_STATUS[Kind.STOPPED]
-    except UklError as error:
-        print(error, file=sys.stderr)
-        return error.exit_status
-    except OSError as error:
-        print(files.refused(error), file=sys.stderr)
-        return Fault.MACHINE
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ kernel's own makefiles, so a changed application is relinked and nothing else is
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,8 +67,8 @@ def build(
         _make(tree, wanted, out, lock, jobs=jobs, compiler=compiler, logs=logs)
         if check is not None:
             check(out / "vmlinux")
-        _copy(out / "vmlinux", vmlinux)
-        _copy(out / "arch" / "x86" / "boot" / "bzImage", bzimage)
+        files.copy(out / "vmlinux", vmlinux)
+        files.copy(out / "arch" / "x86" / "boot" / "bzImage", bzimage)
 
 
 def _make(
@@ -166,10 +165,3 @@ def differences(wanted: str, got: str) -> list[str]:
         for name in sorted(one.keys() | other.keys())
         if one.get(name, "n") != other.get(name, "n")
     ]
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy a file so that the copy appears at once."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.copyfile(source, temporary)
-    temporary.replace(target)

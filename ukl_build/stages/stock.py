@@ -8,7 +8,7 @@ linker will load for it, what the recipe names besides, and the kernel's modules
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -201,8 +201,7 @@ class _Union:
             link = next((one for one in there if one.is_symlink()), None)
             if link is None:
                 return next((one for one in there if one.is_file()), None)
-            target = PurePosixPath(path).parent / link.readlink()
-            path = str(Path("/") / _shortest(target))
+            path = os.path.normpath(PurePosixPath("/", path).parent / link.readlink())
         return None
 
     def file(self, path: str, why: str) -> Path:
@@ -234,17 +233,6 @@ class _Union:
                 else:
                     inside[name] = self.file(name, f"which is in {path}")
         return inside
-
-
-def _shortest(path: PurePosixPath) -> str:
-    """Return a path without ``..``, relative to the root."""
-    parts: list[str] = []
-    for part in path.parts:
-        if part == "..":
-            parts[-1:] = []
-        elif part not in ("/", "."):
-            parts.append(part)
-    return "/".join(parts)
 
 
 def _libraries(union: _Union, elves: Sequence[Path]) -> dict[str, Path]:
@@ -313,13 +301,3 @@ def _modules(kernel: Path, release: str) -> dict[str, Path]:
 def _name(file: str) -> str:
     """Return a module's name, which has no hyphens whatever its file is called."""
     return file.removesuffix(".ko").replace("-", "_")
-
-
-def copy_kernel(root: Root, out: Path) -> None:
-    """Copy the bootable file.
-
-    :raise OSError: if it cannot be read or written.
-    """
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.copyfile(root.kernel, temporary)
-    temporary.replace(out)
