@@ -16,6 +16,7 @@ from tests.boot.redis_guest import Redis
 from tests.conftest import scons
 from tests.project import ROOT
 from ukl_build import image
+from ukl_build.image import App, Image
 from ukl_build.run import disk
 from ukl_build.run.cli import IMAGE_FILE
 from ukl_build.run.guest import start_guest
@@ -57,16 +58,32 @@ def kernel(built: Path) -> Path:
     return built / "tcp_server.bzImage"
 
 
-def application(name: str, built: Path, *words: str) -> Path:
-    """Build an application and ask it what its recipe says; return its outputs.
+def image_folder(place: Path, kernel: Path, **described: Any) -> Path:
+    """Make the folder of an image as the build leaves it, and return it.
+
+    :param described: see :class:`ukl_build.image.Image`.
+    """
+    out = place / "app"
+    out.mkdir()
+    (out / "kernel").symlink_to(kernel)
+    app = App(argv=("/UKL",))
+    what = Image(name="app", kernel="kernel", memory_mib=256, cpus=1, app=app, **described)
+    image.store(what, out / IMAGE_FILE)
+    return out
+
+
+def application(name: str, built: Path, *words: str, target: str = "smoke") -> Path:
+    """Build an application and do something with it, by default what its recipe says; return its
+    outputs.
 
     :param built: build/APP of another one; what both kernels have is not compiled again.
     :param words: variables of SCons.
+    :param target: of SCons.
     """
     out = ROOT / "build" / "test" / name
     if not (out / "linux").exists():
         ring0.copy_kernel(built / "linux", out / "linux")
-    scons(f"app={name}", "build=build/test", *words, "smoke")
+    scons(f"app={name}", "build=build/test", *words, target)
     return out
 
 

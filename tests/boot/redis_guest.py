@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,3 +71,28 @@ class Redis:
 def client(machine: Machine) -> redis.Redis:
     """Return a client of a server."""
     return redis.Redis(port=machine.host_port(PORT), socket_timeout=ANSWER_S)
+
+
+@contextmanager
+def ordinary(image_folder: Path, folder: Path, *words: str) -> Iterator[redis.Redis]:
+    """Run the same objects as an ordinary process, wait until it answers, and return its client.
+
+    :param image_folder: where the image is.
+    :param folder: takes its files, and may have those of another.
+    :param words: more arguments.
+    """
+    socket, log = folder / "socket", folder / "log"
+    argv: list[str | Path] = [image_folder / "redis.static", "--port", "0", "--unixsocket", socket]
+    argv += ["--dir", folder, "--save", "", *words]
+    with log.open("wb") as out, subprocess.Popen(argv, stdout=out) as process:
+        try:
+            found = redis.Redis(unix_socket_path=str(socket), socket_timeout=ANSWER_S)
+            while True:
+                with suppress(*NOT_YET):
+                    found.ping()
+                    break
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.01)
+            yield found
+        finally:
+            process.kill()

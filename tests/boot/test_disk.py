@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.boot.conftest import Start, console
+from tests.boot.conftest import Start, console, image_folder
 from tests.boot.test_init import BOOT_S, conf, end, helper, said
 from tests.boot.test_ukl_run import run
-from ukl_build import image
-from ukl_build.image import App, Disk, Feature, Image, Share
+from ukl_build.image import Disk, Feature, Share
 from ukl_build.initconf import mounts
 from ukl_build.run import disk
 from ukl_build.run.cli import IMAGE_FILE
@@ -47,21 +46,7 @@ def made(tmp_path: Path) -> Path:
 @pytest.fixture
 def folder(kernel: Path, tmp_path: Path) -> Path:
     """Return the folder of an image with a disk."""
-    out = tmp_path / "app"
-    out.mkdir()
-    (out / "kernel").symlink_to(kernel)
-    described = Image(
-        name="app",
-        kernel="kernel",
-        cmdline=(),
-        memory_mib=256,
-        cpus=1,
-        app=App(argv=("/UKL",)),
-        disks=(DATA,),
-        features=tuple(Feature),
-    )
-    image.store(described, out / "image.json")
-    return out
+    return image_folder(tmp_path, kernel, cmdline=(), disks=(DATA,), features=tuple(Feature))
 
 
 def is_clean(path: Path) -> bool:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.boot.ring0 import RING0, Ring0, copy_kernel, ordinary, relink
-from tests.conftest import scons
-from tests.project import ROOT
+from tests.boot.conftest import application
+from tests.boot.ring0 import RING0, Ring0, ordinary, relink
 from ukl_build.errors import UklError
 from ukl_build.image import App, Image
 from ukl_build.measure.counts import Counts, Run
@@ -158,11 +157,8 @@ def test_a_wrong_answer_is_an_error_with_the_console(
 
 def test_bench_counts_system_calls_of_an_image(built: Path) -> None:
     """The target of SCons, with nothing beside the image; and what its file says."""
-    out = ROOT / "build" / "test" / "calls"
-    if not (out / "linux").exists():
-        copy_kernel(built / "linux", out / "linux")
     # As the kernel that is there: less is compiled.
-    scons("app=calls", "build=build/test", "fragments=virtio-net", "bench")
+    out = application("calls", built, "fragments=virtio-net", target="bench")
     result = Result.model_validate_json((out / "bench.json").read_bytes())
     assert [(bar.image, bar.pti, len(bar.runs)) for bar in result.bars] == [
         *(("ukl", False, 2), ("ukl", True, 2)),

@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,7 +152,10 @@ def ordinary(folder: Path, scratch: Path) -> Iterator[str]:
     path = scratch / "socket"
     with subprocess.Popen([folder / "memcached.static", *WORDS, "-s", path]) as process:
         try:
-            while not path.exists():
+            while True:
+                with suppress(OSError):  # not there, or nobody listens yet
+                    connect(str(path)).close()
+                    break
                 assert process.poll() is None
                 time.sleep(0.01)
             yield str(path)

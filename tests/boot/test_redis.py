@@ -23,7 +23,7 @@ import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tests.boot import log_writes
-from tests.boot.redis_guest import ANSWER_S, NOT_YET, PORT, Redis, client
+from tests.boot.redis_guest import ANSWER_S, PORT, Redis, client, ordinary
 from tests.boot.test_disk import is_clean
 from ukl_build.run.machine import Machine
 from ukl_build.run.outcome import Kind
@@ -231,26 +231,10 @@ def test_at_each_flush_the_disk_has_what_was_acknowledged(
                 required.append(acknowledged.pop()[1])
             target.flush()
             replayed = recovered(before, tmp_path / "replayed.img")
-            missing += absent(server, files_of(replayed, tmp_path / "files"), required)
+            folder = files_of(replayed, tmp_path / "files")
+            # The same Redis, as an ordinary process, on what is left.
+            with ordinary(server.folder, folder, "--appendonly", "yes") as one:
+                missing += lost(one, required)
     assert len(required) >= ENOUGH
     assert flushes >= (ENOUGH // WRITERS if words == AT_ONCE else 1)
     assert bool(missing) == (words == LATER), missing
-
-
-def absent(server: Redis, folder: Path, keys: Sequence[bytes]) -> list[bytes]:
-    """Return which keys the same Redis, as an ordinary process, does not find in its files."""
-    socket = folder / "socket"
-    program = server.folder / "redis.static"
-    argv: list[str | Path] = [program, "--port", "0", "--unixsocket", socket, "--dir", folder]
-    argv += ["--appendonly", "yes", "--save", ""]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            connection = redis.Redis(unix_socket_path=str(socket), socket_timeout=ANSWER_S)
-            while True:
-                try:
-                    return lost(connection, keys)
-                except NOT_YET:
-                    assert process.poll() is None, process.stdout and process.stdout.read()
-                    time.sleep(0.01)
-        finally:
-            process.kill()

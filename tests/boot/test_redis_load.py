@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from tests.boot.conftest import ended
-from tests.boot.redis_guest import ANSWER_S, NOT_YET, PORT, Redis, client
+from tests.boot.redis_guest import ANSWER_S, PORT, Redis, client, ordinary
 from ukl_build.run.outcome import Kind, Outcome
 from ukl_build.run.vm import LOCALHOST
 
@@ -28,26 +26,6 @@ GATEWAY = "10.0.2.2"
 """This machine's LOCALHOST, as QEMU's network shows it to a guest."""
 LIMIT = 32 << 20
 MIB = bytes(1 << 20)
-
-
-@contextlib.contextmanager
-def ordinary(redis_image: Path, folder: Path) -> Iterator[redis.Redis]:
-    """Run the same objects as an ordinary process, and return its client."""
-    socket = folder / "socket"
-    argv: list[str | Path] = [redis_image / "redis.static", "--port", "0", "--unixsocket", socket]
-    argv += ["--dir", folder, "--save", "", "--enable-debug-command", "yes"]
-    with subprocess.Popen(argv, stdout=subprocess.DEVNULL) as process:
-        try:
-            found = redis.Redis(unix_socket_path=str(socket), socket_timeout=ANSWER_S)
-            while True:
-                with contextlib.suppress(*NOT_YET):
-                    found.ping()
-                    break
-                assert process.poll() is None
-                time.sleep(0.01)
-            yield found
-        finally:
-            process.kill()
 
 
 COMMANDS = """
@@ -180,7 +158,10 @@ def test_every_kind_of_command_is_answered_as_by_an_ordinary_process(
 ) -> None:
     machine = server.run("--enable-debug-command", "yes")
     differences = []
-    with ordinary(redis_image, tmp_path) as other, client(machine) as one:
+    with (
+        ordinary(redis_image, tmp_path, "--enable-debug-command", "yes") as other,
+        client(machine) as one,
+    ):
         for words in commands():
             found, expected = said(one, words), said(other, words)
             if found != expected:

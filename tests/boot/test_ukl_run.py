@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.boot.conftest import image_folder
 from tests.project import ROOT
 from ukl_build import image
-from ukl_build.image import App, Image, Init, Port, Smoke
+from ukl_build.image import Init, Port, Smoke
 
 pytestmark = pytest.mark.boot
 
@@ -25,21 +26,13 @@ ENOUGH_S = 120.0
 @pytest.fixture
 def folder(kernel: Path, tmp_path: Path) -> Path:
     """Return an image's folder as the build leaves it."""
-    out = tmp_path / "app"
-    out.mkdir()
-    (out / "kernel").symlink_to(kernel)
-    described = Image(
-        name="app",
-        kernel="kernel",
+    return image_folder(
+        tmp_path,
+        kernel,
         cmdline=("console=ttyS0", "panic=-1"),
-        memory_mib=256,
-        cpus=1,
         ports=(Port(guest=5555),),
         smoke=Smoke(port=5555, send="hello\n", expect="hello\n", deadline_s=60),
-        app=App(argv=("/UKL",)),
     )
-    image.store(described, out / "image.json")
-    return out
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
