@@ -95,6 +95,11 @@ class Layout:
         return self.objects / "app.o"
 
     @property
+    def link_map(self) -> Path:
+        """What each file has of it, as ld tells."""
+        return self.objects / "app.map"
+
+    @property
     def ordinary(self) -> Path:
         """The twin's program, linked from that alone, with its symbols."""
         return self.folder / f"{self.app}.static"
@@ -183,6 +188,11 @@ class Layout:
     def image(self) -> Path:
         """What ukl-run needs."""
         return self.folder / "image.json"
+
+    @property
+    def size(self) -> Path:
+        """What takes the bytes of the image."""
+        return self.folder / "size.json"
 
     @property
     def logs(self) -> Path:

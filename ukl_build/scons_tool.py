@@ -129,6 +129,7 @@ TARGETS = (
     Target("run", "start the image in QEMU and show its console"),
     Target("smoke", "start the image, ask it or let it end, check what it says"),
     Target("bench", "count what requests take, beside those of twin and stock that are built"),
+    Target("size", "tell what takes the bytes of the image: application, libraries, kernel"),
     Target("menuconfig", "look at the kernel's options; changes are shown, not kept"),
     Target("savedefconfig", "write the configuration in its shortest form"),
     Target("test", "the tests that every change must pass", needs_app=False),
@@ -403,7 +404,7 @@ class Build:
         zero = _value(job.app.zero)
         parts = [*objects, *libraries]
         linted = self._stage("lint", [layout.lint], [*parts, *tables, zero, compiler])
-        linked = self._stage("link", [layout.linked], [*parts, *linted])
+        linked = self._stage("link", [layout.linked, layout.link_map], [*parts, *linted])[:1]
         archived = self._stage("archive", [layout.archive], [*linked, *tables, zero])
         tree = self._sources("sources", layout.sources, job.linux)
         config, described = self._bootable(job, tree, compiler, kernel=archived)
@@ -418,6 +419,7 @@ class Build:
             ("run", _run, described),
             ("smoke", _smoke, described),
             ("bench", _bench, described),
+            ("size", _size, described),
             ("menuconfig", _menuconfig, config),
             ("savedefconfig", _savedefconfig, config),
         ):
@@ -892,6 +894,7 @@ def _link(job: Job) -> None:
     archive.link_application(
         objects,
         job.layout.linked,
+        link_map=job.layout.link_map,
         before=around.before,
         libraries=around.libraries,
         after=around.after,
@@ -1123,6 +1126,13 @@ def _bench(target: Any, source: Any, env: Any) -> int:
     words = ["--recipe", str(job.recipe_folder), "--out", str(folder / "bench.json")]
     images = [str(folder), *(str(folder / name) for name in ("twin", "stock"))]
     return _attach(job.root, ["-m", "ukl_build.measure.cli", *words, *images])
+
+
+def _size(target: Any, source: Any, env: Any) -> int:
+    job: Job = env["UKL"]
+    return _attach(
+        job.root, ["-m", "ukl_build.size", "--build", str(job.layout.build), job.app.name]
+    )
 
 
 def _menuconfig(target: Any, source: Any, env: Any) -> int:

@@ -44,6 +44,7 @@ def link_application(
     objects: Sequence[Path],
     out: Path,
     *,
+    link_map: Path | None = None,
     before: Sequence[Path] = (),
     libraries: Sequence[Path] = (),
     after: Sequence[Path] = (),
@@ -51,6 +52,7 @@ def link_application(
 ) -> None:
     """Link the application partially: ``ld -r``, in the order of an ordinary static link.
 
+    :param link_map: where ld's map of it goes, which tells what of each file is in it.
     :param before: start files: crt1.o, crti.o, crtbeginS.o (crtbeginT.o does not fit the kernel
         half).
     :param libraries: archives, searched until nothing new is found (``--start-group``).
@@ -60,7 +62,7 @@ def link_application(
     out.parent.mkdir(parents=True, exist_ok=True)
     group: list[str | Path] = ["--start-group", *libraries, "--end-group"]
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        linked = Path(folder) / out.name
+        linked, mapped = Path(folder) / out.name, Path(folder) / "map"
         proc.run(
             [
                 "ld",
@@ -72,6 +74,7 @@ def link_application(
                 "--force-group-allocation",
                 "--compress-debug-sections=none",
                 "--build-id=none",
+                f"-Map={mapped}",
                 "-o",
                 linked,
                 *before,
@@ -82,6 +85,8 @@ def link_application(
             log=log,
             hint="ld names the object at fault; the application's own build must link first",
         )
+        if link_map is not None:
+            mapped.replace(link_map)
         linked.replace(out)
 
 

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of an object or a program is in memory when it runs."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
+
+from ukl_build.elf.abi import SHF
+from ukl_build.errors import UklError
+
+_NOBITS = "SHT_NOBITS"
+
+
+@dataclass(frozen=True)
+class Content:
+    """A section that is in memory (SHF_ALLOC)."""
+
+    name: str
+    address: int
+    """0 in an object that is to be linked."""
+    code: bool
+    """SHF_EXECINSTR."""
+    size: int
+    """Bytes in memory."""
+    data: bytes
+    """What of it is in the file; empty for SHT_NOBITS."""
+
+
+def contents(path: Path) -> list[Content]:
+    """Return the sections of an ELF file that are in memory, in the file's order.
+
+    :raise UklError: ``elf-format`` if it cannot be read.
+    :raise OSError: if it is not there.
+    """
+    with path.open("rb") as file:
+        try:
+            return [
+                Content(
+                    section.name,
+                    section["sh_addr"],
+                    bool(section["sh_flags"] & SHF.SHF_EXECINSTR),
+                    section["sh_size"],
+                    b"" if section["sh_type"] == _NOBITS else section.data(),
+                )
+                for section in ELFFile(file).iter_sections()
+                if section["sh_flags"] & SHF.SHF_ALLOC
+            ]
+        except (ELFError, struct.error, LookupError, ValueError) as error:
+            raise _unreadable(path, error) from error
+
+
+def addresses(path: Path, names: frozenset[str]) -> Mapping[str, int]:
+    """Return the addresses of an ELF file's symbols with some names; of those that are there.
+
+    :raise UklError: ``elf-format`` if it cannot be read, or has no symbols.
+    :raise OSError: if it is not there.
+    """
+    with path.open("rb") as file:
+        try:
+            table = ELFFile(file).get_section_by_name(".symtab")
+            if not isinstance(table, SymbolTableSection):
+                raise ELFError("there is no symbol table")
+            return {
+                symbol.name: symbol["st_value"]
+                for symbol in table.iter_symbols()
+                if symbol.name in names
+            }
+        except (ELFError, struct.error, LookupError, ValueError) as error:
+            raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UklError:
+    return UklError(
+        "elf-format",
+        f"{path} cannot be read: {error}",
+        hint="it may be cut short; remove it and build again",
+    )
