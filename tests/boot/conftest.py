@@ -72,18 +72,21 @@ def image_folder(place: Path, kernel: Path, **described: Any) -> Path:
     return out
 
 
-def application(name: str, built: Path, *words: str, target: str = "smoke") -> Path:
+def application(
+    name: str, built: Path, *words: str, target: str = "smoke", build: str = "build/test"
+) -> Path:
     """Build an application and do something with it, by default what its recipe says; return its
     outputs.
 
     :param built: build/APP of another one; what both kernels have is not compiled again.
     :param words: variables of SCons.
     :param target: of SCons.
+    :param build: folder for all outputs, relative to the project's.
     """
-    out = ROOT / "build" / "test" / name
+    out = ROOT / build / name
     if not (out / "linux").exists():
         ring0.copy_kernel(built / "linux", out / "linux")
-    scons(f"app={name}", "build=build/test", *words, target)
+    scons(f"app={name}", f"build={build}", *words, target)
     return out
 
 
