@@ -549,7 +549,7 @@ CLUSTER SET-CONFIG-EPOCH 5
 
 REFUSED = "what it needs is not there: its refusal is compared"
 REPLICATION = "test_redis_load.py, where one follows another"
-DEATH = "its end is a test of its own below"
+DEATH = "its end is a test of its own in test_redis_commands.py"
 ELSEWHERE: Mapping[str, str] = {
     "cluster|count-failure-reports": REFUSED,
     "cluster|failover": REFUSED,
