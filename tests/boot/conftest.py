@@ -97,6 +97,13 @@ def redis_image(built: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def redis_stock(redis_image: Path) -> Path:
+    """Return the outputs of Debian's own redis, fetched from Debian."""
+    scons("app=redis", "build=build/test", "fragments=9p", "stock")
+    return redis_image / "stock"
+
+
+@pytest.fixture(scope="session")
 def helper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Compile helper.c for a guest without libraries."""
     out = tmp_path_factory.mktemp("helper") / "helper"
@@ -145,3 +152,11 @@ def server(start: Start, redis_image: Path, tmp_path: Path) -> Redis:
     (described,) = image.load(redis_image / IMAGE_FILE).disks
     assert disk.make(data, described)
     return Redis(start, redis_image, data)
+
+
+@pytest.fixture
+def check_rdb(redis_image: Path, tmp_path: Path) -> Path:
+    """Return Redis' own program that looks at a snapshot: Redis itself, by another name."""
+    path = tmp_path / "redis-check-rdb"
+    path.symlink_to(redis_image / "redis.static")
+    return path

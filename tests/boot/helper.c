@@ -265,6 +265,27 @@ static int serve(int port)
 	return 0;
 }
 
+/* Becomes another program when somebody listens on a port of the guest. */
+static int when(int port, char **argv)
+{
+	struct sockaddr_in server = {
+		.sin_family = AF_INET, .sin_port = htons(port),
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+	};
+
+	for (;;) {
+		int fd = socket(AF_INET, SOCK_STREAM, 0);
+		int bad = connect(fd, (struct sockaddr *)&server, sizeof(server));
+
+		close(fd);
+		if (!bad)
+			break;
+		usleep(10000);
+	}
+	execv(*argv, argv);
+	return failed(*argv);
+}
+
 int main(int argc, char **argv, char **envp)
 {
 	const char *what = argc > 1 ? argv[1] : "";
@@ -311,5 +332,7 @@ int main(int argc, char **argv, char **envp)
 	}
 	if (!strcmp(what, "serve"))
 		return serve(number);
+	if (!strcmp(what, "when"))
+		return when(number, argv + 3);
 	return 0;
 }

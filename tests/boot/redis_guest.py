@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import redis
+from redis.connection import ConnectionInterface
 from redis.exceptions import BusyLoadingError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -23,6 +24,8 @@ from ukl_build.run.vm import Drive, Forward, from_image
 PORT = 6379
 ANSWER_S = 90.0
 """Until it answers, a long log read."""
+SOCKET = "socket"
+"""Where an ordinary process listens, in its folder."""
 NOT_YET = (RedisConnectionError, BusyLoadingError)
 """What a client gets of a server that starts."""
 
@@ -35,11 +38,20 @@ class Redis:
     folder: Path
     data: Path
 
-    def run(self, *words: str, log: Path | None = None, **changes: Any) -> Machine:
+    def run(
+        self,
+        *words: str,
+        first: Sequence[str] = (),
+        log: Path | None = None,
+        beside: Mapping[str, Any] | None = None,
+        **changes: Any,
+    ) -> Machine:
         """Start it, and wait until it has read what it has.
 
         :param words: more arguments.
+        :param first: arguments before those of the image, such as a configuration file.
         :param log: takes all that is written to the disk, in its order.
+        :param beside: what else is in the guest, see :func:`ukl_build.run.guest.start_guest`.
         :param changes: of the machine.
         """
         described = image.load(self.folder / "image.json")
@@ -54,8 +66,8 @@ class Redis:
             device = f"virtio-blk-pci,drive=logged,{VIRTIO}"
             vm = replace(vm, extra=("-drive", f"{drive},{log_file}", "-device", device))
         kernel = self.folder / described.kernel
-        argv = (*described.app.argv, *words)
-        machine = self.start(kernel=kernel, base=None, vm=vm, argv=argv)
+        argv = (described.app.argv[0], *first, *described.app.argv[1:], *words)
+        machine = self.start(kernel=kernel, base=None, vm=vm, argv=argv, **(beside or {}))
         server = client(machine)
         deadline = time.monotonic() + ANSWER_S
         while True:
@@ -73,16 +85,32 @@ def client(machine: Machine) -> redis.Redis:
     return redis.Redis(port=machine.host_port(PORT), socket_timeout=ANSWER_S)
 
 
+def connection(machine: Machine) -> ConnectionInterface:
+    """Return a connection to a server, by RESP2."""
+    return redis.Connection(port=machine.host_port(PORT), protocol=2, socket_timeout=ANSWER_S)
+
+
+def ordinary_connection(folder: Path) -> ConnectionInterface:
+    """Return a connection to a server that :func:`ordinary` runs in a folder, by RESP2."""
+    path = str(folder / SOCKET)
+    one = redis.Redis(unix_socket_path=path, protocol=2, socket_timeout=ANSWER_S)
+    return one.connection_pool.make_connection()
+
+
 @contextmanager
-def ordinary(image_folder: Path, folder: Path, *words: str) -> Iterator[redis.Redis]:
+def ordinary(
+    image_folder: Path, folder: Path, *words: str | Path, first: Sequence[str | Path] = ()
+) -> Iterator[redis.Redis]:
     """Run the same objects as an ordinary process, wait until it answers, and return its client.
 
     :param image_folder: where the image is.
     :param folder: takes its files, and may have those of another.
     :param words: more arguments.
+    :param first: arguments before all others.
     """
-    socket, log = folder / "socket", folder / "log"
-    argv: list[str | Path] = [image_folder / "redis.static", "--port", "0", "--unixsocket", socket]
+    socket, log = folder / SOCKET, folder / "log"
+    argv: list[str | Path] = [image_folder / "redis.static", *first]
+    argv += ["--port", "0", "--unixsocket", socket]
     argv += ["--dir", folder, "--save", "", *words]
     with log.open("wb") as out, subprocess.Popen(argv, stdout=out) as process:
         try:

@@ -4,31 +4,76 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import socket
 import struct
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.boot.conftest import Start, application
+from tests.boot.conftest import Start, application, console
+from tests.boot.memcached_load import (
+    ADD,
+    ANSWER_S,
+    APPEND,
+    DELETE,
+    GET,
+    HEADER,
+    INCREMENT,
+    NOOP,
+    SET,
+    Client,
+    Where,
+    binary,
+    connect,
+)
+from tests.boot.test_ring0 import complaints
 from ukl_build import image
 from ukl_build.run.cli import IMAGE_FILE
 from ukl_build.run.machine import Machine
 from ukl_build.run.outcome import Kind, Outcome
 from ukl_build.run.vm import LOCALHOST, Forward, from_image
 
-pytestmark = [pytest.mark.boot, pytest.mark.long]
+pytestmark = pytest.mark.boot
 
 PORT = 11211
-ANSWER_S = 90.0
 CONNECTIONS = 500
 WORDS = ("-u", "root", "-m", "64", "-t", "4", "-I", "2m")
+ROOMY = ("-u", "root", "-m", "400", "-t", "4", "-I", "2m", "-o", "slab_automove=0")
+"""Nothing is evicted: there is room for all, and who moves pages may throw items away."""
+CLIENTS = 8
+SEED = 20261122
+COMMANDS = 2500
+"""Of each client."""
+NOTHING = "mn\r\n"
+METADUMP = "lru_crawler metadump all"
+ADMIN = (
+    "stats",
+    "stats items",
+    "stats slabs",
+    "stats sizes",
+    "stats settings",
+    "stats conns",
+    "lru_crawler crawl all",
+    METADUMP,
+    "lru tune 10 25 0.1 2.0",
+    "lru mode flat",
+    "lru mode segmented",
+    "cache_memlimit 380",
+    "cache_memlimit 400",
+    "verbosity 0",
+    "version",
+)
+"""What is asked while clients are at work, over and over.  Without `stats sizes_disable`, after
+which memcached's threads write to memory that was freed."""
+REFUSALS = (b"ERROR", b"CLIENT_ERROR", b"SERVER_ERROR")
 
 TEXT = (
     "set k 7 0 5\r\nhello\r\n",
@@ -65,19 +110,7 @@ TEXT = (
     "get k\r\n",
     "version\r\n",
 )
-HEADER = struct.Struct(">BBHBBHIIQ")
-"""Of the binary protocol (memcached's doc/protocol-binary.xml): magic, operation, bytes of the key,
-bytes of the extras, type, status or bucket, bytes of the body, what is sent back as it is, cas."""
-GET, SET, ADD, DELETE, INCREMENT, NOOP, APPEND = 0x00, 0x01, 0x02, 0x04, 0x05, 0x0A, 0x0E
-
-
-def binary(operation: int, key: bytes = b"", extras: bytes = b"", value: bytes = b"") -> bytes:
-    """Return a request of the binary protocol."""
-    body = extras + key + value
-    head = HEADER.pack(0x80, operation, len(key), len(extras), 0, 0, len(body), 0x12345678, 0)
-    return head + body
-
-
+NO_SUCH = 0x7E
 FLAGS = struct.pack(">II", 0xDEADBEEF, 0)
 COUNT = struct.pack(">QQI", 5, 40, 0)
 BINARY = (
@@ -89,31 +122,22 @@ BINARY = (
     binary(INCREMENT, b"number", COUNT),
     binary(INCREMENT, b"number", COUNT),
     binary(DELETE, b"nobody"),
-    binary(0x7E),
+    binary(NO_SUCH),
     binary(NOOP),
 )
 
 
-def connect(where: tuple[str, int] | str) -> socket.socket:
-    """Connect to a server that listens."""
-    family = socket.AF_UNIX if isinstance(where, str) else socket.AF_INET
-    found = socket.socket(family)
-    found.settimeout(ANSWER_S)
-    found.connect(where)
-    return found
-
-
-def until(connection: socket.socket, end: bytes) -> bytes:
-    """Read until something has come."""
+def until(connection: socket.socket, *ends: bytes) -> bytes:
+    """Read until one of these has come."""
     said = b""
-    while end not in said:
+    while not any(end in said for end in ends):
         part = connection.recv(1 << 16)
         assert part, said
         said += part
     return said
 
 
-def text_answers(where: tuple[str, int] | str) -> list[bytes]:
+def text_answers(where: Where) -> list[bytes]:
     """Ask all that is in TEXT, each followed by a question whose answer is known."""
     answers = []
     for command in TEXT:
@@ -124,7 +148,7 @@ def text_answers(where: tuple[str, int] | str) -> list[bytes]:
     return answers
 
 
-def binary_answers(where: tuple[str, int] | str) -> list[tuple[object, bytes]]:
+def binary_answers(where: Where) -> list[tuple[object, bytes]]:
     """Ask all that is in BINARY on one connection; cas is a number that counts all changes."""
     answers: list[tuple[object, bytes]] = []
     with connect(where) as connection, connection.makefile("rb") as stream:
@@ -163,14 +187,29 @@ def ordinary(folder: Path, scratch: Path) -> Iterator[str]:
             process.kill()
 
 
-@pytest.fixture
-def machine(start: Start, folder: Path) -> Machine:
+def run(start: Start, folder: Path, words: Sequence[str], **changes: Any) -> Machine:
+    """Start it, and wait until it answers.
+
+    :param words: its arguments.
+    :param changes: of the machine.
+    """
     described = image.load(folder / IMAGE_FILE)
-    vm = replace(from_image(described, folder), forwards=(Forward(0, PORT),))
-    argv = (described.app.argv[0], *WORDS)
+    vm = replace(from_image(described, folder), forwards=(Forward(0, PORT),), **changes)
+    argv = (described.app.argv[0], *words)
     made = start(kernel=folder / described.kernel, base=None, vm=vm, argv=argv)
     made.ask(PORT, b"mn\r\n", b"MN\r\n", deadline_s=ANSWER_S)
     return made
+
+
+@pytest.fixture
+def machine(start: Start, folder: Path) -> Machine:
+    return run(start, folder, WORDS)
+
+
+@pytest.fixture
+def roomy(start: Start, folder: Path) -> Machine:
+    """Return one that has to evict nothing."""
+    return run(start, folder, ROOMY, memory_mib=512)
 
 
 @pytest.fixture
@@ -178,6 +217,190 @@ def where(machine: Machine) -> tuple[str, int]:
     return LOCALHOST, machine.host_port(PORT)
 
 
+def stats_of(where: Where) -> dict[str, str]:
+    """Return the statistics of a server."""
+    with connect(where) as connection:
+        connection.sendall(b"stats\r\n")
+        said = until(connection, b"END\r\n").decode().splitlines()
+    return {line.split()[1]: line.split()[2] for line in said if line.startswith("STAT")}
+
+
+@contextmanager
+def at_work(*threads: threading.Thread) -> Iterator[None]:
+    """Have threads run; all are done at the end."""
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        for thread in threads:
+            thread.join()
+
+
+def test_every_answer_is_right_whatever_else_is_asked(roomy: Machine) -> None:
+    """Both protocols and the meta commands, while all is looked through."""
+    where = LOCALHOST, roomy.host_port(PORT)
+    wrong: list[str] = []
+
+    def work(one: Client) -> None:
+        try:
+            one.work(COMMANDS)
+            one.check_all()
+        except Exception as error:
+            wrong.append(f"seed {SEED}: {error!r}")
+
+    clients = [
+        Client(f"client{number}", where, random.Random(f"{SEED}:{number}"))
+        for number in range(CLIENTS)
+    ]
+    threads = [threading.Thread(target=work, args=(one,)) for one in clients]
+    rounds = 0
+    with at_work(*threads), connect(where) as connection:
+        while any(thread.is_alive() for thread in threads):
+            for command in ADMIN:
+                # A question whose answer is known ends each but this one, after whose end memcached
+                # may leave what has come meanwhile in its buffer, in either ring.
+                dump = command == METADUMP
+                connection.sendall(f"{command}\r\n{'' if dump else NOTHING}".encode())
+                said = until(connection, *((b"END\r\n", b"BUSY") if dump else (b"MN\r\n",)))
+                assert not said.startswith(REFUSALS), (command, said)
+            rounds += 1
+    assert wrong == []
+    assert rounds > 1
+    stats = stats_of(where)
+    assert stats["evictions"] == "0"
+    assert int(stats["curr_items"]) >= sum(len(one.items) + len(one.numbers) for one in clients)
+    assert roomy.stop() == Outcome(Kind.EXITED, 0)
+    assert complaints(console(roomy)) == []
+
+
+@pytest.mark.long
+def test_pages_are_moved_under_load(roomy: Machine) -> None:
+    """What is found is right; what is not was thrown away, as memcached says itself."""
+    where = LOCALHOST, roomy.host_port(PORT)
+    wrong: list[str] = []
+    missed = [0] * CLIENTS
+
+    def work(number: int) -> None:
+        chance = random.Random(f"{SEED}:{number}")
+        there: set[str] = set()
+        with connect(where) as connection, connection.makefile("rb") as stream:
+            for _ in range(COMMANDS):
+                key = f"{number}:{chance.randrange(500)}"
+                value = value_of(key)
+                if key not in there:
+                    head = f"set {key} 0 0 {len(value)}\r\n".encode()
+                    connection.sendall(head + value + b"\r\n")
+                    if stream.readline() != b"STORED\r\n":
+                        wrong.append(f"{key} was not stored")
+                    there.add(key)
+                    continue
+                if chance.random() < 0.2:
+                    connection.sendall(f"delete {key}\r\n".encode())
+                    missed[number] += stream.readline() == b"NOT_FOUND\r\n"
+                    there.discard(key)
+                    continue
+                connection.sendall(f"get {key}\r\n".encode())
+                head = stream.readline()
+                if head == b"END\r\n":
+                    missed[number] += 1
+                    there.discard(key)
+                elif stream.read(len(value) + 7) != value + b"\r\nEND\r\n":
+                    wrong.append(f"{key} is another's")
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(CLIENTS)]
+    chance = random.Random(SEED)
+    with at_work(*threads), connect(where) as connection:
+        while any(thread.is_alive() for thread in threads):
+            connection.sendall(f"slabs reassign -1 {chance.randrange(1, 30)}\r\n".encode())
+            until(connection, b"\r\n")
+    assert wrong == [], f"seed {SEED}"
+    stats = stats_of(where)
+    thrown = ("slab_reassign_evictions_nomem", "slab_reassign_busy_deletes")
+    assert sum(missed) <= sum(int(stats[name]) for name in thrown)
+    assert int(stats["slabs_moved"]) > 100
+    assert int(stats["slab_reassign_rescues"]) > 0
+    assert roomy.stop() == Outcome(Kind.EXITED, 0)
+    assert complaints(console(roomy)) == []
+
+
+@pytest.mark.long
+def test_a_flush_under_load_takes_what_was_there_and_nothing_else(roomy: Machine) -> None:
+    where = LOCALHOST, roomy.host_port(PORT)
+    begun = ended = 0
+    stop = threading.Event()
+    wrong: list[str] = []
+    seen = {"there": 0, "gone": 0}
+
+    def work(number: int) -> None:
+        chance = random.Random(f"{SEED}:{number}")
+        # The value, and how many flushes had begun when it was sent and ended when it was stored.
+        kept: dict[str, tuple[str, int, int]] = {}
+        count = 0
+        with connect(where) as connection:
+            while not stop.is_set():
+                key = f"{number}:{chance.randrange(50)}"
+                if key in kept and chance.random() < 0.5:
+                    value, begun_before, begun_after = kept[key]
+                    ended_since = ended
+                    connection.sendall(f"get {key}\r\n".encode())
+                    said = until(connection, b"END\r\n")
+                    there = said == f"VALUE {key} 0 {len(value)}\r\n{value}\r\nEND\r\n".encode()
+                    seen["there" if there else "gone"] += 1
+                    if not there and said != b"END\r\n":
+                        wrong.append(f"{key} is {said!r}")
+                    elif there and ended_since > begun_after:
+                        wrong.append(f"{key} was stored before a flush")
+                    elif not there and begun == begun_before:
+                        wrong.append(f"{key} was flushed by nobody")
+                    continue
+                count += 1
+                value, before = f"{key}:{count}", begun
+                quiet = ended == before
+                connection.sendall(f"set {key} 0 0 {len(value)}\r\n{value}\r\n".encode())
+                assert until(connection, b"\r\n") == b"STORED\r\n"
+                kept[key] = value, before if quiet else -1, begun
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(CLIENTS)]
+    with at_work(*threads), connect(where) as connection:
+        for _ in range(20):
+            time.sleep(0.3)
+            begun += 1
+            connection.sendall(b"flush_all\r\n")
+            assert until(connection, b"\r\n") == b"OK\r\n"
+            ended += 1
+        stop.set()
+    assert wrong == [], f"seed {SEED}"
+    assert min(seen.values()) > 100, seen
+    assert roomy.stop() == Outcome(Kind.EXITED, 0)
+
+
+@pytest.mark.long
+def test_what_expires_is_gone_and_what_is_touched_is_not(roomy: Machine) -> None:
+    where = LOCALHOST, roomy.host_port(PORT)
+    count = 400
+    touches = {"touch {} 1000": b"TOUCHED", "gat 1000 {}": b"VALUE", "mg {} T1000": b"HD"}
+    with connect(where) as connection:
+
+        def ask(text: str) -> bytes:
+            connection.sendall(f"{text}\r\nmn\r\n".encode())
+            return until(connection, b"MN\r\n").removesuffix(b"MN\r\n")
+
+        for number in range(count):
+            assert ask(f"set soon:{number} 0 20 1\r\nx") == b"STORED\r\n"
+            for touch, said in list(touches.items())[number % 4 : number % 4 + 1]:
+                assert ask(touch.format(f"soon:{number}")).split()[0] == said
+        deadline = time.monotonic() + ANSWER_S
+        # Nobody asks for them: it looks itself.
+        while int(stats_of(where)["curr_items"]) > count * 3 // 4:
+            assert time.monotonic() < deadline
+            ask("lru_crawler crawl all")
+            time.sleep(0.5)
+        for number in range(count):
+            assert ask(f"get soon:{number}").startswith(b"VALUE") == (number % 4 < 3)
+
+
+@pytest.mark.long
 def test_both_protocols_are_answered_as_by_an_ordinary_process(
     where: tuple[str, int], folder: Path, tmp_path: Path
 ) -> None:
@@ -188,6 +411,7 @@ def test_both_protocols_are_answered_as_by_an_ordinary_process(
     assert b"VALUE k 7 5\r\nhello\r\nEND\r\n" in expected[1]
 
 
+@pytest.mark.long
 def test_large_items_come_back_and_too_large_ones_are_refused(where: tuple[str, int]) -> None:
     large = hashlib.sha256(b"large").digest() * (1 << 15)
     with connect(where) as connection, connection.makefile("rb") as stream:
@@ -204,6 +428,7 @@ def test_large_items_come_back_and_too_large_ones_are_refused(where: tuple[str, 
         assert stream.readline() == b"SERVER_ERROR object too large for cache\r\n"
 
 
+@pytest.mark.long
 def test_four_threads_serve_many_and_what_is_old_is_evicted(
     where: tuple[str, int], machine: Machine
 ) -> None:
@@ -237,16 +462,14 @@ def test_four_threads_serve_many_and_what_is_old_is_evicted(
         thread.join()
     assert wrong == []
     assert found > 1000
-    with connect(where) as connection:
-        connection.sendall(b"stats\r\n")
-        said = until(connection, b"END\r\n").decode().splitlines()
-    stats = {line.split()[1]: line.split()[2] for line in said if line.startswith("STAT")}
+    stats = stats_of(where)
     assert stats["threads"] == "4"
     assert int(stats["evictions"]) > 1000
     assert int(stats["bytes"]) <= 64 << 20
     assert machine.stop() == Outcome(Kind.EXITED, 0)
 
 
+@pytest.mark.long
 def test_many_connections_at_once(where: tuple[str, int]) -> None:
     connections = []
     for _ in range(CONNECTIONS):

@@ -149,14 +149,6 @@ def files_of(data: Path, out: Path) -> Path:
     return out
 
 
-@pytest.fixture
-def check_rdb(redis_image: Path, tmp_path: Path) -> Path:
-    """Return Redis' own program that looks at a snapshot: Redis itself, by another name."""
-    path = tmp_path / "redis-check-rdb"
-    path.symlink_to(redis_image / "redis.static")
-    return path
-
-
 def test_what_is_acknowledged_survives_fifty_kills(
     server: Redis, check_rdb: Path, tmp_path: Path
 ) -> None:

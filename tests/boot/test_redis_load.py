@@ -1,172 +1,326 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Redis under load: what it answers is what the same sources answer as an ordinary process."""
+"""Redis under load: what it answers is what the same objects answer as an ordinary process."""
 
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import redis
+from redis.connection import ConnectionInterface
+from redis.exceptions import BusyLoadingError, OutOfMemoryError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, RedisError
 
-from tests.boot.conftest import ended
-from tests.boot.redis_guest import ANSWER_S, PORT, Redis, client, ordinary
+from tests.boot.conftest import console, ended
+from tests.boot.redis_guest import (
+    ANSWER_S,
+    PORT,
+    Redis,
+    client,
+    connection,
+    ordinary,
+    ordinary_connection,
+)
+from tests.boot.redis_load import answered, asked, clients, differences, templates
+from tests.boot.test_ring0 import complaints
+from ukl_build import cpio
+from ukl_build.run.machine import Machine
 from ukl_build.run.outcome import Kind, Outcome
 from ukl_build.run.vm import LOCALHOST
 
 pytestmark = [pytest.mark.boot, pytest.mark.long]
 
 CONNECTIONS = 1000
+CLIENTS = 8
+COMMANDS = 2500
+"""Of each client."""
+KILLS = 30
 GATEWAY = "10.0.2.2"
 """This machine's LOCALHOST, as QEMU's network shows it to a guest."""
 LIMIT = 32 << 20
 MIB = bytes(1 << 20)
 
 
-COMMANDS = """
-SET text value
-GET text
-APPEND text more
-STRLEN text
-GETRANGE text 2 5
-SETRANGE text 20 end
-GETEX text PERSIST
-GETDEL text
-SETBIT bits 1000 1
-BITCOUNT bits
-BITPOS bits 1
-BITFIELD bits INCRBY i5 100 1 GET u4 0
-INCR number
-INCRBYFLOAT number 0.1
-INCRBYFLOAT number 3.0e3
-MSET a 1 b 2 c 3
-MGET a b c d
-RPUSH list 3 1 2 10
-LPUSH list 0
-SORT list DESC
-LRANGE list 0 -1
-LINSERT list BEFORE 2 x
-LPOS list 10
-LMOVE list other LEFT RIGHT
-BLPOP other 1
-HSET hash f 1 g 2 h 3
-HINCRBYFLOAT hash f 1.25
-HGETALL hash
-SADD set a b c d
-SADD set2 c d e
-SINTER set set2
-SDIFFSTORE set3 set set2
-SCARD set3
-ZADD ranks 1 one 2 two 3.5 three 1e100 many
-ZRANGE ranks 0 -1 WITHSCORES
-ZRANGEBYSCORE ranks (1 +inf
-ZINCRBY ranks -0.5 three
-ZPOPMIN ranks 2
-GEOADD places 13.361389 38.115556 Palermo 15.087269 37.502669 Catania
-GEODIST places Palermo Catania km
-GEOSEARCH places FROMLONLAT 15 37 BYRADIUS 200 km ASC WITHCOORD
-GEOHASH places Palermo Catania
-PFADD seen a b c d e f g a
-PFCOUNT seen
-XADD stream 1-1 field value
-XADD stream 2-1 field other
-XRANGE stream - +
-XGROUP CREATE stream group 0
-XREADGROUP GROUP group me COUNT 1 STREAMS stream >
-XPENDING stream group
-XINFO STREAM stream
-OBJECT ENCODING ranks
-OBJECT ENCODING hash
-TYPE stream
-DUMP hash
-EXISTS a b nobody
-SET soon x PX 100000
-PERSIST soon
-TTL soon
-EXPIRE soon 100
-EXPIRETIME nobody
-COPY text2 a
-RENAME a z
-GETSET z new
-TOUCH z b
-LCS b c
-EVAL return{KEYS[1],ARGV[1],redis.call('incr',KEYS[1]),tostring(1/3),math.pi} 1 counted argument
-EVAL return(cjson.encode({1,2,{a=3.5}})) 0
-EVAL return{cmsgpack.pack({1,2.5,'x'}),struct.pack('>I2',513)} 0
-EVAL return(redis.sha1hex('x')..bit.tohex(255)) 0
-EVAL error('broken') 0
-EVAL return(redis.call('incr','list')) 0
-SCRIPT LOAD return(1)
-FUNCTION LOAD #!lua\x20name=lib\nredis.register_function('f',function(k,a)return\x20k[1]end)
-FCALL f 1 key
-INCR list
-NOSUCH command
-HSET hash
-CONFIG SET maxmemory 100mb
-CONFIG GET maxmemory
-CONFIG SET maxclients none
-CONFIG SET save 3600\x201
-DEBUG SLEEP 0.2
-DEBUG LISTPACK hash
-DEBUG STRINGMATCH-LEN 1000 x*
-DEBUG DIGEST
-LATENCY RESET
-MEMORY USAGE bits
-ACL WHOAMI
-ACL SETUSER guest on >secret ~a* +get
-ACL DRYRUN guest SET a 1
-ACL LIST
-COMMAND COUNT
-WAIT 0 10
-DBSIZE
-FLUSHALL
-DBSIZE
-"""
-"""Words are those between blanks, with Python's escapes."""
+Disturbance = tuple[str, ...]
+UNTIL_SAVED = ("BGSAVE",), ("INFO", "persistence", "rdb_bgsave_in_progress:0")
+UNTIL_REWRITTEN = ("BGREWRITEAOF",), ("INFO", "persistence", "aof_rewrite_in_progress:0")
+
+DISTURBANCES: dict[str, tuple[Disturbance, ...]] = {
+    "settings": (
+        ("CONFIG", "SET", "maxmemory", "400mb"),
+        ("CONFIG", "SET", "hz", "100", "dynamic-hz", "no"),
+        ("CONFIG", "SET", "loglevel", "verbose"),
+        ("CONFIG", "SET", "maxclients", "500"),
+        ("CONFIG", "SET", "save", "1 1"),
+        ("CONFIG", "SET", "appendfsync", "always"),
+        ("CONFIG", "SET", "lazyfree-lazy-user-del", "yes", "lazyfree-lazy-server-del", "yes"),
+        ("CONFIG", "SET", "latency-monitor-threshold", "1", "slowlog-log-slower-than", "0"),
+        ("CONFIG", "REWRITE"),
+        ("CONFIG", "SET", "appendonly", "no"),
+        ("CONFIG", "RESETSTAT"),
+        ("CONFIG", "SET", "maxmemory", "0"),
+        ("CONFIG", "SET", "hz", "10", "dynamic-hz", "yes"),
+        ("CONFIG", "SET", "loglevel", "notice"),
+        ("CONFIG", "SET", "maxclients", "10000"),
+        ("CONFIG", "SET", "save", ""),
+        ("CONFIG", "SET", "appendonly", "yes"),
+        ("CONFIG", "SET", "appendfsync", "everysec"),
+        ("CONFIG", "REWRITE"),
+        ("INFO", "persistence", "aof_rewrite_scheduled:0"),
+        ("INFO", "persistence", "aof_rewrite_in_progress:0"),
+    ),
+    "saving": (*UNTIL_SAVED, *UNTIL_REWRITTEN, ("DEBUG", "CHANGE-REPL-ID")),
+    "waiting": (
+        ("DEBUG", "SLEEP", "0.5"),
+        ("CLIENT", "PAUSE", "300", "ALL"),
+        ("INFO", "everything"),
+        ("CLIENT", "PAUSE", "10000", "WRITE"),
+        ("CLIENT", "LIST"),
+        ("CLIENT", "UNPAUSE"),
+        ("MEMORY", "PURGE"),
+        ("MEMORY", "STATS"),
+        ("SLOWLOG", "GET", "128"),
+        ("COMMAND", "DOCS"),
+        ("SCRIPT", "FLUSH", "ASYNC"),
+        ("CLIENT", "NO-EVICT", "ON"),
+        ("KEYS", "*"),
+    ),
+}
+"""What is sent while clients are at work, over and over.  A third word of INFO is waited for."""
+
+WORDS = {
+    "one thread": (),
+    "four threads": ("--io-threads", "4", "--io-threads-do-reads", "yes"),
+}
+PERSISTENT = ("--appendonly", "yes", "--enable-debug-command", "yes")
 
 
-def commands() -> list[list[bytes]]:
-    """Return the words of each command."""
-    lines = [line for line in COMMANDS.splitlines() if line]
-    return [
-        [word.encode().decode("unicode_escape").encode("latin-1") for word in line.split()]
-        for line in lines
-    ]
+def disturb(one: ConnectionInterface, what: Disturbance) -> None:
+    """Send one of DISTURBANCES, and wait for what it waits for."""
+    wanted = None
+    if what[0] == "INFO" and len(what) == 3:
+        *words, wanted = what
+    else:
+        words = list(what)
+    while True:
+        found = asked(one, *words)
+        assert not isinstance(found, Exception), (what, found)
+        if wanted is None:
+            return
+        assert isinstance(found, bytes)
+        if wanted.encode() in found:
+            return
+        time.sleep(0.05)
 
 
-def said(server: redis.Redis, words: list[bytes]) -> object:
-    """Return an answer as it came, an error as its text."""
-    connection = server.connection_pool.get_connection()
-    try:
-        connection.send_command(*words)
-        return connection.read_response()
-    except RedisConnectionError:
-        raise
-    except RedisError as error:
-        return repr(error)
-    finally:
-        server.connection_pool.release(connection)
-
-
-def test_every_kind_of_command_is_answered_as_by_an_ordinary_process(
-    server: Redis, redis_image: Path, tmp_path: Path
+@pytest.mark.parametrize("threads", WORDS)
+@pytest.mark.parametrize("kind", DISTURBANCES)
+def test_all_is_answered_and_kept_whatever_else_is_asked(
+    server: Redis, redis_image: Path, tmp_path: Path, kind: str, threads: str
 ) -> None:
+    """Each answer is that of an ordinary process that nobody disturbs; so are all data, afterwards
+    and once the guest was started again.
+    """
+    seed = f"{kind} {threads}"
+    conf = {"entries": [cpio.file("/redis.conf", "")]}
+    machine = server.run(
+        *PERSISTENT, *WORDS[threads], first=("/redis.conf",), beside=conf, memory_mib=512
+    )
+    with ordinary(redis_image, tmp_path, *PERSISTENT):
+
+        def plain() -> ConnectionInterface:
+            return ordinary_connection(tmp_path)
+
+        known = templates(plain())
+        main = connection(machine)
+        with clients(lambda: connection(machine), known, seed, CLIENTS, COMMANDS) as here:
+            rounds = 0
+            while here.working:
+                for what in DISTURBANCES[kind]:
+                    disturb(main, what)
+                rounds += 1
+        print(f"{rounds} rounds")
+        # More than the one that was begun with.
+        assert rounds > 1
+        with clients(plain, known, seed, CLIENTS, COMMANDS) as there:
+            pass
+        assert differences(here, there, known, COMMANDS) == []
+        digest = asked(plain(), "DEBUG", "DIGEST")
+    assert asked(main, "DEBUG", "DIGEST") == digest
+    assert machine.stop() == Outcome(Kind.EXITED, 0)
+    assert complaints(console(machine)) == []
+    assert asked(connection(server.run(*PERSISTENT, memory_mib=512)), "DEBUG", "DIGEST") == digest
+
+
+NOT_NOW = ("BUSY ", "Redis is loading the dataset")
+"""Begins the refusals of a server that runs a script, or loads."""
+
+
+@dataclass
+class Writer(threading.Thread):
+    """A client that writes until it is told to stop, and connects again when it is thrown out."""
+
+    machine: Machine
+    name_of_keys: str
+    stop: threading.Event
+    acknowledged: int = 0
+    """Keys from 0 on, whose value is the number."""
+    thrown_out: int = 0
+    refused: int = 0
+    """Writes that were not done at first, since a script was running or data were loaded."""
+
+    def __post_init__(self) -> None:
+        super().__init__(daemon=True)
+
+    __hash__ = threading.Thread.__hash__
+    __eq__ = threading.Thread.__eq__
+
+    def run(self) -> None:
+        one = connection(self.machine)
+        while not self.stop.is_set():
+            words = ("SET", f"{self.name_of_keys}:{self.acknowledged}", self.acknowledged)
+            try:
+                found = asked(one, *words)
+            except BusyLoadingError as loading:  # a kind of the next
+                found = loading
+            except RedisConnectionError:
+                self.thrown_out += 1
+                one.disconnect()
+                continue
+            if found == b"OK":
+                self.acknowledged += 1
+            else:
+                assert str(found).startswith(NOT_NOW), found
+                self.refused += 1
+                time.sleep(0.01)
+        one.disconnect()
+
+
+@contextmanager
+def writers(machine: Machine) -> Iterator[list[Writer]]:
+    """Have writers at work, and see in the end that all they were told is done is there."""
+    stop = threading.Event()
+    made = [Writer(machine, f"writer:{number}", stop) for number in range(CLIENTS)]
+    for writer in made:
+        writer.start()
+    try:
+        yield made
+    finally:
+        stop.set()
+        for writer in made:
+            writer.join(ANSWER_S)
+            assert not writer.is_alive()
+    with client(machine) as one:
+        for writer in made:
+            assert writer.acknowledged
+            names = [f"{writer.name_of_keys}:{number}" for number in range(writer.acknowledged)]
+            assert one.mget(names) == [str(number).encode() for number in range(len(names))]
+
+
+def test_nothing_is_lost_by_clients_that_are_killed(server: Redis) -> None:
+    machine = server.run()
+    main = connection(machine)
+    killed = 0
+    with writers(machine) as made:
+        for _ in range(KILLS):
+            time.sleep(0.1)
+            count = asked(main, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            assert isinstance(count, int)
+            killed += count
+    assert killed > KILLS
+    # One that was killed before its first answer, or between two, notices when it is read from.
+    assert 0 < sum(writer.thrown_out for writer in made) <= killed
+    assert machine.stop() == Outcome(Kind.EXITED, 0)
+
+
+def test_nothing_is_lost_when_all_is_loaded_again(server: Redis) -> None:
     machine = server.run("--enable-debug-command", "yes")
-    differences = []
-    with (
-        ordinary(redis_image, tmp_path, "--enable-debug-command", "yes") as other,
-        client(machine) as one,
-    ):
-        for words in commands():
-            found, expected = said(one, words), said(other, words)
-            if found != expected:
-                differences.append((words, found, expected))
-    assert differences == []
+    main = connection(machine)
+    with writers(machine) as made:
+        # So that it takes a while.
+        asked(main, "DEBUG", "POPULATE", "50000", "more", "100")
+        for how in ("RELOAD", "LOADAOF", "RELOAD"):
+            time.sleep(0.5)
+            if how == "LOADAOF":
+                # What POPULATE makes is in no log.
+                disturb(main, UNTIL_REWRITTEN[0])
+                disturb(main, UNTIL_REWRITTEN[1])
+            assert asked(main, "DEBUG", how) == b"OK"
+    assert asked(main, "EXISTS", "more:0", "more:49999") == 2
+    assert asked(main, "DBSIZE") == 50_000 + sum(writer.acknowledged for writer in made)
+    assert machine.stop() == Outcome(Kind.EXITED, 0)
+
+
+ENDLESS = "while true do end"
+FUNCTION = f"#!lua name=lib\nredis.register_function('endless', function() {ENDLESS} end)"
+
+
+@pytest.mark.parametrize("kind", ["SCRIPT", "FUNCTION"])
+def test_an_endless_script_is_killed(server: Redis, kind: str) -> None:
+    machine = server.run("--busy-reply-threshold", "100")
+    main, runner = connection(machine), connection(machine)
+    asked(main, "FUNCTION", "LOAD", FUNCTION)
+    call = ("EVAL", ENDLESS, "0") if kind == "SCRIPT" else ("FCALL", "endless", "0")
+    with writers(machine) as made:
+        for _ in range(5):
+            before = sum(writer.refused for writer in made)
+            runner.send_command(*call)
+            deadline = time.monotonic() + ANSWER_S
+            while sum(writer.refused for writer in made) < before + CLIENTS:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            assert asked(main, kind, "KILL") == b"OK"
+            assert "killed by user" in str(answered(runner))
+    assert machine.stop() == Outcome(Kind.EXITED, 0)
+
+
+def test_a_script_that_has_written_is_not_killed_but_its_server_ends(server: Redis) -> None:
+    machine = server.run("--busy-reply-threshold", "100")
+    main, runner = connection(machine), connection(machine)
+    runner.send_command("EVAL", f"redis.call('set', KEYS[1], 1) {ENDLESS}", "1", "key")
+    deadline = time.monotonic() + ANSWER_S
+    while "busy" not in str(asked(main, "PING")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert "UNKILLABLE" in str(asked(main, "SCRIPT", "KILL"))
+    main.send_command("SHUTDOWN", "NOSAVE")
+    outcome, lines = ended(machine, ANSWER_S)
+    assert outcome == Outcome(Kind.EXITED, 0), lines[-20:]
+    # What a script writes is done when it is done.
+    with client(server.run()) as one:
+        assert one.dbsize() == 0
+
+
+def test_somebody_hears_all_that_is_done(server: Redis, redis_image: Path, tmp_path: Path) -> None:
+    """MONITOR, whose output grows while others work."""
+    machine = server.run()
+    listener, main = connection(machine), connection(machine)
+    assert asked(listener, "MONITOR") == b"OK"
+    heard: list[bytes] = []
+
+    def listen() -> None:
+        while b"the end" not in (line := listener.read_response()):
+            heard.append(line)
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    with writers(machine) as made:
+        time.sleep(3)
+    asked(main, "ECHO", "the end")
+    thread.join(ANSWER_S)
+    assert not thread.is_alive()
+    sets = [line.split(b'"')[3].decode() for line in heard if b'"SET"' in line]
+    for writer in made:
+        own = [name for name in sets if name.startswith(f"{writer.name_of_keys}:")]
+        assert own == [f"{writer.name_of_keys}:{n}" for n in range(writer.acknowledged)]
 
 
 def test_pipelines_transactions_messages_and_expiry(server: Redis) -> None:
@@ -299,3 +453,62 @@ def test_a_replica_follows_and_takes_over(server: Redis, redis_image: Path, tmp_
             two.replicaof("NO", "ONE")
             assert two.set("x", 1)
             assert two.dbsize() == 2001
+
+
+def test_roles_are_changed_in_order_and_a_key_moves(
+    server: Redis, redis_image: Path, tmp_path: Path
+) -> None:
+    """FAILOVER waits for the replica, and its server follows then; MIGRATE takes a key along."""
+    first = server.run("--repl-diskless-load", "disabled")
+    other = Redis(server.start, redis_image, tmp_path / "other.img")
+    subprocess.run(["cp", "--sparse=always", server.data, other.data], check=True)
+    second = other.run("--replica-announce-ip", GATEWAY)
+    ports = first.host_port(PORT), second.host_port(PORT)
+    with client(first) as one, client(second) as two:
+        two.config_set("replica-announce-port", ports[1])
+        two.replicaof(GATEWAY, ports[0])
+        for number in range(1000):
+            one.set(f"key:{number}", number)
+        assert one.wait(1, int(ANSWER_S * 1000)) == 1
+        assert one.execute_command("FAILOVER", "TO", GATEWAY, ports[1], "TIMEOUT", "60000")
+        deadline = time.monotonic() + ANSWER_S
+        while (one.role()[0], two.role()[0]) != (b"slave", b"master"):
+            assert time.monotonic() < deadline, (one.role(), two.role())
+            time.sleep(0.1)
+        assert two.set("after", "failover")
+        assert two.wait(1, int(ANSWER_S * 1000)) == 1
+        assert (one.dbsize(), one.get("after")) == (1001, b"failover")
+        one.replicaof("NO", "ONE")
+        one.delete("key:1")
+        words = ("MIGRATE", GATEWAY, ports[0], "key:1", 0, int(ANSWER_S * 1000))
+        assert two.execute_command(*words) in (b"OK", "OK")
+        assert (one.get("key:1"), two.get("key:1")) == (b"1", None)
+
+
+@pytest.mark.parametrize("words", [("SYNC",), ("PSYNC", "?", "-1")], ids=["SYNC", "PSYNC"])
+def test_a_follower_is_sent_all_and_what_comes_then(
+    server: Redis, check_rdb: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """A snapshot, made by fork() while others write, and the commands behind it."""
+    machine = server.run("--repl-diskless-sync", "no")
+    with client(machine) as one:
+        for number in range(1000):
+            one.set(f"key:{number}", number)
+        address = LOCALHOST, machine.host_port(PORT)
+        with socket.create_connection(address, ANSWER_S) as wire, wire.makefile("rb") as stream:
+            wire.sendall(" ".join(words).encode() + b"\r\n")
+            if words[0] == "PSYNC":
+                assert stream.readline().startswith(b"+FULLRESYNC ")
+            # Empty lines say that it is at work.
+            while not (line := stream.readline()).startswith(b"$"):
+                assert line == b"\n"
+            dump = tmp_path / "dump.rdb"
+            dump.write_bytes(stream.read(int(line[1:])))
+            argv = [check_rdb, dump]
+            done = subprocess.run(argv, check=True, capture_output=True, text=True)
+            assert "1000 keys read" in done.stdout
+            one.set("after", "all")
+            while b"after" not in (line := stream.readline()):
+                assert line
+            assert [stream.readline() for _ in range(2)] == [b"$3\r\n", b"all\r\n"]
+    assert machine.stop() == Outcome(Kind.EXITED, 0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +37,9 @@ COMPLAINTS = re.compile(
 )
 """What a kernel says when something is wrong with it."""
 
+KERNELS = re.compile(r"\[ *\d+\.\d{6}\] .*")
+"""What the kernel itself says on a console that an application writes to as well."""
+
 CHECKS = {"faults": 45, "context": 40}
 """How many checks a program makes in ring 3: one that is left out is left out in both rings."""
 
@@ -48,6 +51,12 @@ VARIANTS = {
     for pti in ("pti=off", "pti=on")
     for paging in ("4level", "5level")
 }
+
+
+def complaints(lines: Sequence[str]) -> list[str]:
+    """Return what a kernel says that is wrong with it, of all that is on a console."""
+    said = (found[0] for found in map(KERNELS.search, lines) if found)
+    return [line for line in said if COMPLAINTS.search(line)]
 
 
 @dataclass

@@ -33,13 +33,6 @@ def twin(redis_image: Path) -> Path:
     return redis_image / "twin"
 
 
-@pytest.fixture(scope="module")
-def stock(redis_image: Path) -> Path:
-    """Return the outputs of Debian's own, fetched from Debian."""
-    scons("app=redis", "build=build/test", "fragments=9p", "stock")
-    return redis_image / "stock"
-
-
 def options(folder: Path) -> dict[str, str]:
     """Return the options of a kernel."""
     return dotconfig.read_settings((folder / "kconfig" / "config").read_text())
@@ -87,9 +80,9 @@ def test_their_kernels_differ_in_nothing_else(redis_image: Path, twin: Path) -> 
     assert names == {"UNIKERNEL_LINUX", "UKL_TLS", "UKL_NAME", "UKL_ARCHIVE_PATH"}
 
 
-def test_debians_own_is_debians(start: Start, stock: Path, tmp_path: Path) -> None:
-    assert look_inside(stock, start, tmp_path) == (CODE_SEGMENTS[3], False)
-    (kernel,) = (stock / "packages").glob("linux-image-*")
+def test_debians_own_is_debians(start: Start, redis_stock: Path, tmp_path: Path) -> None:
+    assert look_inside(redis_stock, start, tmp_path) == (CODE_SEGMENTS[3], False)
+    (kernel,) = (redis_stock / "packages").glob("linux-image-*")
     release = kernel.name.removeprefix("linux-image-")
     console = next(tmp_path.glob("guest*/console.log")).read_text()
     assert f"Linux version {release} (debian-kernel@lists.debian.org)" in console

@@ -238,7 +238,7 @@ def test_it_is_fetched_only_if_it_is_asked_for_and_once(world: World) -> None:
     [
         ("hello-server", "missing: hello-server_*.deb (1-1 was tested last)"),
         (f"linux-image-{RELEASE}", "missing: linux-image-[0-9]*-cloud-amd64_*.deb"),
-        ("hello-tools", "none of the packages has /usr/bin/hello, the recipe's stock.program"),
+        ("hello-tools", "none of the packages has /usr/bin/hello, which is to run"),
         ("libanswer2", "none of the packages has libonly.so.1, a library that plug.so needs"),
         ("libc6", f"none of the packages has /{LINKER}, the dynamic linker"),
     ],

@@ -155,8 +155,8 @@ def gather(wanted: Stock, place: Path) -> Root:
     """
     trees = sorted(place.iterdir())
     (kernel,) = (tree for tree in trees if _is_kernel(tree.name))
-    union = _Union([tree for tree in trees if tree != kernel])
-    program = union.file(wanted.program, "the recipe's stock.program")
+    others = [tree for tree in trees if tree != kernel]
+    union = _Union(others)
     found: dict[str, Path] = {}
     folders: list[str] = []
     for name in wanted.files:
@@ -164,8 +164,8 @@ def gather(wanted: Stock, place: Path) -> Root:
         folders += [one for one, path in inside.items() if path is None]
         found |= {one: path for one, path in inside.items() if path is not None}
     elves = [path for path in found.values() if path.suffix == ".so" or ".so." in path.name]
-    found |= _libraries(union, [program, *elves])
-    found.pop(wanted.program, None)
+    found |= loaded(others, wanted.program, elves)
+    program = found.pop(wanted.program)
     release = kernel.name.removeprefix("linux-image-")
     parts = _Union([kernel])
     modules = _modules(kernel.resolve(), release)
@@ -177,6 +177,19 @@ def gather(wanted: Stock, place: Path) -> Root:
         modules=tuple(modules),
         program=program,
     )
+
+
+def loaded(trees: Sequence[Path], program: str, others: Sequence[Path] = ()) -> dict[str, Path]:
+    """Return a program and all that the dynamic linker loads for it, by their paths in the guest.
+
+    :param trees: unpacked packages that have them.
+    :param program: its path in the guest.
+    :param others: libraries that it may load besides; what they need is returned, they are not.
+    :raise UklError: ``source-missing`` if something is in none of them, ``elf-format``.
+    """
+    union = _Union(trees)
+    file = union.file(program, "which is to run")
+    return {program: file, **_libraries(union, [file, *others])}
 
 
 def _missing(what: str, why: str) -> UklError:
