@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import subprocess
 from collections.abc import Sequence
@@ -262,7 +263,7 @@ def test_the_drawing_has_all_bars_and_is_the_same_each_time() -> None:
     drawn = plot.draw("redis", bars)
     root = ElementTree.fromstring(drawn)
     texts = {"".join(node.itertext()).strip() for node in root.iter() if node.text}
-    assert {"ukl", "twin", "stock", "a", "b & c", "0.50", "1.00"} <= texts
+    assert {"ukl", "twin", "stock", "a", "b & c", "50  x 0.500", "twin = 1"} <= texts
     assert any("redis, pti=off" in text for text in texts)
     # Nothing is fetched or runs when it is looked at, and no date makes it another file.
     assert not [
@@ -271,6 +272,48 @@ def test_the_drawing_has_all_bars_and_is_the_same_each_time() -> None:
     assert drawn == plot.draw("redis", bars)
     alone = ElementTree.fromstring(plot.draw("redis", bars[:1]))
     assert "50" in {"".join(node.itertext()).strip() for node in alone.iter() if node.text}
+
+
+@pytest.mark.parametrize("others", [(), ("stock",), ("twin", "stock")])
+@pytest.mark.parametrize("most", [200_000, 900_000_000])
+def test_a_drawing_shows_each_bar_with_its_words(others: Sequence[str], most: int) -> None:
+    """The shortest has a length, no word is cut, the words begin in the bar."""
+    long = "write and read, a very long name of a request through a pipe"
+    bars = [
+        report.Bar(
+            image=name,
+            pti=False,
+            image_bytes=1,
+            runs=(Run(workloads=(workload("a", [100_000]), workload(long, [most]))),),
+        )
+        for name in ("ukl", *others)
+    ]
+    root = ElementTree.fromstring(plot.draw("calls", bars))
+    rects = [node for node in root.iter() if "reactive" in node.get("class", "")]
+    widths = [float(node.get("width", "0")) for node in rects if node.tag.endswith("rect")]
+    drawn = [width for width in widths if width != 12]  # boxes of the legend
+    assert len(drawn) == 2 * len(bars)
+    assert min(drawn) > 5
+    assert max(drawn) < plot.WIDTH
+    texts = {"".join(node.itertext()).strip() for node in root.iter() if node.text}
+    assert not [text for text in texts if "…" in text]
+    words = [node for node in root.iter() if node.tag.endswith("text")]
+    values = [node for node in words if node.get("class") == "value"]
+    assert len(values) == 2 * len(bars)
+    assert {node.get("text-anchor") for node in values} == {"start"}
+    said = {"".join(node.itertext()) for node in values}
+    assert said == {
+        f"{number:,}{'  x 1.000' if 'twin' in others else ''}" for number in (10_000, most // 10)
+    }
+
+
+def test_an_image_has_the_same_colour_whatever_is_beside_it() -> None:
+    bars = [bar(name, workload("a", [500])) for name in ("ukl", "twin", "stock")]
+    for some in (bars, bars[::2]):
+        drawn = plot.draw("redis", some).decode()
+        last = f".color-{len(some) - 1}"
+        assert re.search(rf"{last}\b[^{{]*{{[^}}]*{plot.OTHER_COLOUR}", drawn)
+        assert re.search(rf"\.color-0\b[^{{]*{{[^}}]*{plot.COLOURS['ukl']}", drawn)
 
 
 def test_each_setting_has_a_drawing_of_its_own(tmp_path: Path) -> None:

@@ -135,8 +135,7 @@ def qemu_version() -> str:
 def _cell(cell: report.Cell | None) -> Text:
     if cell is None:
         return Text("-")
-    ratio = f"  x {cell.ratio:.3f}" if cell.ratio is not None else ""
-    text = Text(f"{cell.instructions.mean:,.0f}{ratio}")
+    text = Text(report.words(cell))
     text.append(f"\n±{100 * cell.instructions.spread:.2f} %", style="dim")
     text.append(f", {cell.transitions:.2f} rings, {cell.entries:.2f} entries", style="dim")
     text.append(f"\napplication {cell.application:,.0f}, rep {cell.rep:,.0f}", style="dim")

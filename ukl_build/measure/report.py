@@ -117,6 +117,12 @@ def cell(bar: Bar, name: str, base: Bar | None) -> Cell | None:
     )
 
 
+def words(cell: Cell) -> str:
+    """Return the instructions, and how they compare with the base's."""
+    ratio = "" if cell.ratio is None else f"  x {cell.ratio:.3f}"
+    return f"{cell.instructions.mean:,.0f}{ratio}"
+
+
 def repeats(bar: Bar, name: str) -> bool:
     """Tell whether all runs of a bar counted the same of one kind of request."""
     found = [[one for one in run.workloads if one.name == name] for run in bar.runs]
