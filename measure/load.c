@@ -58,7 +58,7 @@ static int connect_to(int to)
 		.sin_port = htons(to),
 		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
 	};
-	struct timespec pause = { .tv_nsec = 10 * 1000 * 1000 };
+	struct timespec pause = { .tv_nsec = 1000 * 1000 };
 	int fd, one = 1;
 
 	for (;;) {
@@ -164,7 +164,7 @@ static void workload(char **words)
 		batch(&setup, 1);
 	batch(&what, 1);
 	if (!is_ready++)
-		mark(MARK_READY);
+		ready();
 	connect_all(atoi(words[1]));
 	printf("bench: %d %d %s\n", requests, batches, words[0]);
 	fflush(stdout);

@@ -97,8 +97,8 @@ def test_batches_are_what_is_between_marks() -> None:
         *(mark(Which.LOAD, 5), mark(Which.READY, 10, 7), mark(Which.BEGIN, 100, 10)),
         *(mark(Which.END, 150, 30), mark(Which.BEGIN, 200, 30), mark(Which.END, 260, 31)),
     ]
-    run = gather([Announced("a", 10, 2)], marks)
-    assert run.ready == 17
+    run = gather(["bench: ready at 34", "bench: 10 2 a", "bench: done"], marks)
+    assert (run.ready, run.ready_ns) == (17, 34)
     (workload,) = run.workloads
     assert [it.measured.kernel for it in workload.batches] == [50, 60]
     assert [it.load.kernel for it in workload.batches] == [20, 1]
@@ -109,7 +109,7 @@ def test_batches_are_what_is_between_marks() -> None:
 )
 def test_marks_that_are_not_announced_or_missing_are_an_error(which: list[Which]) -> None:
     with pytest.raises(UklError, match="2 marks of batches were expected"):
-        gather([Announced("a", 10, 1)], [mark(one, 0) for one in which])
+        gather(["bench: 10 1 a"], [mark(one, 0) for one in which])
 
 
 def workload(name: str, kernel: Sequence[int], requests: int = 10, **others: int) -> Workload:
@@ -181,6 +181,41 @@ def test_the_table_shows_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     cli.check(result.model_copy(update={"bars": bars[1:]}))
 
 
+def test_what_is_said_of_images_stands_below_the_requests() -> None:
+    """What nobody has is no row, what one lacks is a dash."""
+    ready = Run(ready=2_000_000, ready_ns=34_500_000, workloads=(workload("a", [500]),))
+    full = bar("ukl", workload("a", [500])).model_copy(
+        update={"runs": (ready,), "memory_mib": 40, "versions": {"redis": "7", "Linux": "6.1"}}
+    )
+    plain = bar("twin", workload("a", [500]))
+    assert report.facts([full, plain]) == [
+        ("power-on to the first answer, instructions", ["2,000,000", "-"]),
+        ("the same, seconds of the guest's clock", ["0.035", "-"]),
+        ("smallest memory, MiB", ["40", "-"]),
+        ("bytes that are booted", ["1", "1"]),
+        ("version of redis", ["7", "-"]),
+        ("version of Linux", ["6.1", "-"]),
+    ]
+    assert [what for what, _ in report.facts([plain])] == ["bytes that are booted"]
+
+
+def test_the_table_for_a_document_has_both_settings_and_the_ratios() -> None:
+    bars = (
+        bar("ukl", workload("a", [600_000])),
+        bar("twin", workload("a", [800_000], rings=20)),
+        bar("stock", workload("b", [70])),
+        bar("ukl", workload("a", [700_000]), pti=True),
+    )
+    assert report.markdown(report.Result(app="redis", qemu="7", bars=bars)) == (
+        "| redis | pti | ukl | twin | stock | ukl / twin | ukl / stock |\n"
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |\n"
+        "| a | off | 60,000 · 0.0 | 80,000 · 4.0 | - | 0.750 | - |\n"
+        "| b | off | - | - | 7 · 0.0 | - | - |\n"
+        "| a | on | 70,000 · 0.0 | - | - | - | - |\n"
+        "| bytes that are booted |  | 1 | 1 | 1 |  |  |\n"
+    )
+
+
 def test_the_result_file_has_all_counts(tmp_path: Path) -> None:
     result = report.Result(app="x", qemu="7", bars=(bar("ukl", workload("a", [1, 2])),))
     report.store(result, tmp_path / "r.json")
@@ -228,7 +263,7 @@ def test_an_application_without_bench_is_told(tmp_path: Path) -> None:
         cli.bench_of(root / "tcp_server")
     with pytest.raises(UklError, match="the recipe of linux"):
         cli.bench_of(root / "linux")
-    assert cli.bench_of(root / "redis")[0] == "redis"
+    assert cli.bench_of(root / "redis")[0].name == "redis"
 
 
 def test_workloads_need_a_port(tmp_path: Path) -> None:

@@ -20,17 +20,15 @@ from rich.text import Text
 from ukl_build import files, proc
 from ukl_build.errors import UklError, reported
 from ukl_build.image import load
-from ukl_build.measure import plot, report
+from ukl_build.measure import memory, plot, report
 from ukl_build.measure.guest import Programs, run
+from ukl_build.measure.versions import versions
 from ukl_build.recipe import AppRecipe, Bench
 from ukl_build.recipe import load as load_recipe
 from ukl_build.run import qemu
 from ukl_build.run.cli import IMAGE_FILE
 from ukl_build.run.machine import INSTALL_QEMU
 from ukl_build.run.vm import from_image
-
-UKL = "ukl"
-"""What the image is called whose folder has no name of a comparison's."""
 
 PTI = {"off": (False,), "on": (True,), "both": (False, True)}
 
@@ -66,8 +64,8 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def bench_of(folder: Path) -> tuple[str, Bench]:
-    """Return the name of an application and what is to be counted of it.
+def bench_of(folder: Path) -> tuple[AppRecipe, Bench]:
+    """Return the recipe of an application and what is to be counted of it.
 
     :raise UklError: ``recipe-invalid`` or ``run-invalid``.
     """
@@ -78,7 +76,7 @@ def bench_of(folder: Path) -> tuple[str, Bench]:
             f"the recipe of {recipe.name} does not say what is to be counted",
             hint="add a table [bench], as recipes/redis has one",
         )
-    return recipe.name, recipe.bench
+    return recipe, recipe.bench
 
 
 def present(folders: Sequence[Path]) -> list[Path]:
@@ -98,29 +96,45 @@ def present(folders: Sequence[Path]) -> list[Path]:
 
 def label(folder: Path, app: str) -> str:
     """Return what an image is called in the table."""
-    return UKL if folder.name == app else folder.name
+    return report.UKL if folder.name == app else folder.name
 
 
-def count(
-    app: str, bench: Bench, folder: Path, programs: Programs, *, pti: bool, runs: int
-) -> report.Bar:
-    """Run an image several times.
+def measure(
+    recipe: AppRecipe,
+    bench: Bench,
+    folder: Path,
+    programs: Programs,
+    *,
+    settings: Sequence[bool],
+    runs: int,
+) -> list[report.Bar]:
+    """Run an image several times with each setting of page-table isolation.
 
-    :raise UklError: as :func:`ukl_build.measure.guest.run`.
+    :raise UklError: as :func:`ukl_build.measure.guest.run` and
+        :func:`ukl_build.measure.memory.needed`.
     """
     image = load(folder / IMAGE_FILE)
     vm = from_image(image, folder)
-    done = []
-    for number in range(runs):
-        say(f"{label(folder, app)}, pti={'on' if pti else 'off'}, run {number + 1} of {runs}")
-        with tempfile.TemporaryDirectory(prefix="ukl-bench-") as scratch:
-            done.append(run(image, folder, bench, programs, Path(scratch), pti=pti))
-    return report.Bar(
-        image=label(folder, app),
-        pti=pti,
-        image_bytes=sum(path.stat().st_size for path in (vm.kernel, vm.initrd) if path),
-        runs=tuple(done),
-    )
+    name = label(folder, recipe.name)
+    least = memory.needed(image, folder, say)
+    bars = []
+    for pti in settings:
+        done = []
+        for number in range(runs):
+            say(f"{name}, pti={'on' if pti else 'off'}, run {number + 1} of {runs}")
+            with tempfile.TemporaryDirectory(prefix="ukl-bench-") as scratch:
+                done.append(run(image, folder, bench, programs, Path(scratch), pti=pti))
+        bars.append(
+            report.Bar(
+                image=name,
+                pti=pti,
+                image_bytes=sum(path.stat().st_size for path in (vm.kernel, vm.initrd) if path),
+                memory_mib=least,
+                versions=versions(recipe, image, folder),
+                runs=tuple(done),
+            )
+        )
+    return bars
 
 
 def qemu_version() -> str:
@@ -157,11 +171,8 @@ def table(app: str, pti: bool, bars: Sequence[report.Bar]) -> Table:
     base = report.base_of(bars)
     for name in report.names(bars):
         made.add_row(name, *(_cell(report.cell(bar, name, base)) for bar in bars))
-    starts = [bar.runs[0].ready for bar in bars]
-    if any(starts):
-        row = [Text(f"{ready:,}" if ready else "-") for ready in starts]
-        made.add_row("power-on to the first answer", *row)
-    made.add_row("bytes that are booted", *(Text(f"{bar.image_bytes:,}") for bar in bars))
+    for what, cells in report.facts(bars):
+        made.add_row(what, *cells)
     return made
 
 
@@ -210,21 +221,24 @@ def compare(options: argparse.Namespace) -> int:
     :raise UklError: for everything that goes wrong.
     :raise OSError: if a file cannot be read or written.
     """
-    app, bench = bench_of(options.recipe)
+    recipe, bench = bench_of(options.recipe)
     folders = present(options.folders)
     with tempfile.TemporaryDirectory(prefix="ukl-bench-") as scratch:
         programs = Programs.build(Path(scratch))
-        counted = [
-            count(app, bench, folder, programs, pti=pti, runs=options.runs)
-            for pti in PTI[options.pti]
+        bars = [
+            bar
             for folder in folders
+            for bar in measure(
+                recipe, bench, folder, programs, settings=PTI[options.pti], runs=options.runs
+            )
         ]
-    result = report.Result(app=app, qemu=qemu_version(), bars=tuple(counted))
+    result = report.Result(app=recipe.name, qemu=qemu_version(), bars=tuple(bars))
     report.store(result, options.out)
-    for drawing, bars in drawings(result, options.out):
-        files.write(drawing, plot.draw(app, bars))
+    files.write(options.out.with_suffix(".md"), report.markdown(result))
+    for drawing, some in drawings(result, options.out):
+        files.write(drawing, plot.draw(recipe.name, some))
     show(result)
-    say(f"the counts are in {os.path.relpath(options.out)}, drawings of them beside it")
+    say(f"the counts are in {os.path.relpath(options.out)}, table and drawings beside it")
     check(result)
     return 0
 

@@ -12,7 +12,7 @@ from ukl_build.elf.linked import application_text
 from ukl_build.errors import UklError
 from ukl_build.image import Image, Init
 from ukl_build.initconf import Job, Mode
-from ukl_build.measure.counts import DONE, Run, announced, gather, parse
+from ukl_build.measure.counts import DONE, Run, gather, parse
 from ukl_build.recipe import Bench
 from ukl_build.run import qemu
 from ukl_build.run.guest import start_guest
@@ -161,4 +161,4 @@ def observe(vm: Vm, plugin: Path, scratch: Path, **over: Any) -> Run:
                 hint=f"read the console log {it.console}",
                 detail=proc.tail(it.console),
             )
-    return gather(announced(lines), parse(out.read_bytes()))
+    return gather(lines, parse(out.read_bytes()))

@@ -171,7 +171,7 @@ def parser() -> argparse.ArgumentParser:
         help="put a copy of a file into the guest",
     )
     made.add_argument(
-        "-m", dest="memory", metavar="MIB", type=_count(32, 1 << 20, "MiB"), help="memory"
+        "-m", dest="memory", metavar="MIB", type=_count(1, 1 << 20, "MiB"), help="memory"
     )
     made.add_argument("--cpus", metavar="N", type=_count(1, 64, "processors"), help="processors")
     made.add_argument("--accel", choices=["auto", "kvm", "tcg"], default="auto")
