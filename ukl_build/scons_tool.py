@@ -411,13 +411,13 @@ class Build:
         self.env.Clean(described, [str(layout.folder), str(layout.logs)])
         self.env.Alias("image", described)
         self.env.Default([*described, *database])
-        self._twin(linked, tree, compiler)
+        compared = [*described, *self._twin(linked, tree, compiler)]
         if job.app.stock is not None:
-            self._stock(job.app.stock, compiler)
+            compared += self._stock(job.app.stock, compiler)
         for name, function, needs in (
             ("run", _run, described),
             ("smoke", _smoke, described),
-            ("bench", _bench, described),
+            ("bench", _bench, compared),
             ("menuconfig", _menuconfig, config),
             ("savedefconfig", _savedefconfig, config),
         ):
@@ -461,8 +461,8 @@ class Build:
         )
         return config, self._stage("image", [layout.image], [guest, *config, *made], job)
 
-    def _twin(self, linked: Sequence[Any], tree: Sequence[Any], compiler: Any) -> None:
-        """Declare the application as an ordinary process; it is built only if it is asked for.
+    def _twin(self, linked: Sequence[Any], tree: Sequence[Any], compiler: Any) -> list[Any]:
+        """Declare the application as an ordinary process; return what :meth:`_beside` does.
 
         :param linked: the application's partial link, of which the program is made.
         """
@@ -475,10 +475,10 @@ class Build:
         layout = job.layout
         program = self._stage("program", [layout.stripped, layout.ordinary], linked, job)[:1]
         _, described = self._bootable(job, tree, compiler, files=program)
-        self._beside(job, described)
+        return self._beside(job, described)
 
-    def _stock(self, wanted: recipe.Stock, compiler: Any) -> None:
-        """Declare Debian's own; it is fetched only if it is asked for."""
+    def _stock(self, wanted: recipe.Stock, compiler: Any) -> list[Any]:
+        """Declare Debian's own; return what :meth:`_beside` does."""
         job = replace(self.job, layout=replace(self.job.layout, variant=Variant.STOCK))
         layout = job.layout
         folder = str(job.debs), _folder_state(job.debs) if job.debs else ""
@@ -493,13 +493,18 @@ class Build:
             [*record, guest, compiler, *init, *own],
             job,
         )
-        self._beside(job, described)
+        return self._beside(job, described)
 
-    def _beside(self, job: Job, described: Sequence[Any]) -> None:
-        """Declare the target of another variant, which is built only if it is asked for."""
+    def _beside(self, job: Job, described: Sequence[Any]) -> list[Any]:
+        """Declare the target of another variant, which is built only if it is asked for.
+
+        :return: what it is compared by, if it was built before: an old one would be compared with
+            a new image.
+        """
         self.env.Clean(described, [str(job.layout.folder), str(job.layout.logs)])
         action = scons.Action(_tell, cmdstr=None)
         self.env.AlwaysBuild(self.env.Alias(str(job.variant), described, action, UKL=job))
+        return list(described) if job.layout.image.is_file() else []
 
     def _source(self) -> list[Any]:
         """Declare the application's sources, and return which they are."""

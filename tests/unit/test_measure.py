@@ -230,10 +230,10 @@ def image(folder: Path, **changes: object) -> Image:
     return made
 
 
-def test_the_machine_has_one_processor_and_no_kaslr(tmp_path: Path) -> None:
+def test_the_machine_has_one_processor_and_no_random_addresses(tmp_path: Path) -> None:
     vm = machine(image(tmp_path), tmp_path, pti=True)
     assert vm.repeatable and vm.cpus == 1
-    assert vm.cmdline[-4:] == ("quiet", "nokaslr", "ukl.ip=none", "pti=on")
+    assert vm.cmdline[-5:] == ("quiet", "nokaslr", "norandmaps", "ukl.ip=none", "pti=on")
     with pytest.raises(UklError, match="without our init"):
         machine(image(tmp_path, init=Init.DIRECT), tmp_path, pti=True)
 
@@ -264,6 +264,16 @@ def test_an_application_without_bench_is_told(tmp_path: Path) -> None:
     with pytest.raises(UklError, match="the recipe of linux"):
         cli.bench_of(root / "linux")
     assert cli.bench_of(root / "redis")[0].name == "redis"
+
+
+def test_nginx_is_asked_for_a_page_of_1_kib_with_an_end_of_its_own() -> None:
+    recipes = Path(__file__).parents[2] / "recipes"
+    _, bench = cli.bench_of(recipes / "nginx")
+    page = (recipes / "nginx" / "index.html").read_text()
+    assert len(page) == 1024
+    for one in bench.workloads:
+        assert "1 KiB" in one.name
+        assert page.index(one.until) == len(page) - len(one.until)
 
 
 def test_workloads_need_a_port(tmp_path: Path) -> None:
