@@ -20,6 +20,7 @@
 
 enum {
 	BATCHES = 3,
+	MOST_BATCHES = 15,
 	PAGE = 4096,
 	IN_FLIGHT = 200, /* datagrams that a socket holds: each takes 768 bytes of its 208 KiB */
 };
@@ -226,9 +227,9 @@ static const struct call {
 	{ "write", "write, 1 byte to /dev/null", 20000, .run = do_write },
 	{ "pipe", "write and read, 1 byte through a pipe", 10000, .run = do_pipe },
 	{ "pipe-page", "write and read, 4 KiB through a pipe", 5000, .run = do_pipe_page },
-	{ "send", "sendto, 1 byte by UDP", IN_FLIGHT, 15, .once = udp_prepare, .run = do_send,
+	{ "send", "sendto, 1 byte by UDP", IN_FLIGHT, MOST_BATCHES, .once = udp_prepare, .run = do_send,
 	  .drop = do_receive },
-	{ "receive", "recvfrom, 1 byte by UDP", IN_FLIGHT, 15, .once = udp_prepare,
+	{ "receive", "recvfrom, 1 byte by UDP", IN_FLIGHT, MOST_BATCHES, .once = udp_prepare,
 	  .prepare = do_send, .run = do_receive },
 	{ "udp", "sendto and recvfrom, 1 byte by UDP", 5000, .once = udp_prepare, .run = do_udp },
 	{ "fault", "page fault", 2000, .prepare = pages_prepare, .run = do_fault, .drop = pages_drop },
@@ -239,21 +240,25 @@ static const struct call {
 	{ "thread", "pthread_create and join", 500, .run = do_thread },
 };
 
-static void batch(const struct call *call, int is_counted)
+static long long batch(const struct call *call, int is_counted)
 {
+	long long time = 0;
+
 	if (call->prepare)
 		call->prepare(call->times);
 	if (is_counted)
-		mark(MARK_BEGIN);
+		time = begin();
 	call->run(call->times);
 	if (is_counted)
-		mark(MARK_END);
+		time = end(time);
 	if (call->drop)
 		call->drop(call->times);
+	return time;
 }
 
 static void measure(const struct call *call)
 {
+	long long took[MOST_BATCHES];
 	int batches = call->batches ? call->batches : BATCHES;
 
 	if (call->once)
@@ -262,7 +267,8 @@ static void measure(const struct call *call)
 	fflush(stdout);
 	batch(call, 0);
 	for (int i = 0; i < batches; i++)
-		batch(call, 1);
+		took[i] = batch(call, 1);
+	say_times(took, batches);
 	if (call->end)
 		call->end();
 }

@@ -10,6 +10,7 @@
 
 #ifndef __ASSEMBLER__
 #include <stdio.h>
+#include <time.h>
 #include <x86intrin.h>
 
 enum {
@@ -20,6 +21,36 @@ enum {
 };
 
 #define mark(which) asm volatile("nopl %c0(%%rax)" ::"i"(MARK_PLACE + (which)) : "memory")
+
+/* What is between is a batch: counted by the plugin, timed by the guest's clock without it. */
+static inline long long begin(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	mark(MARK_BEGIN);
+	return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+/* Return the nanoseconds since begin() returned @begun. */
+static inline long long end(long long begun)
+{
+	struct timespec now;
+
+	mark(MARK_END);
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000LL + now.tv_nsec - begun;
+}
+
+/* When all batches are over: a console takes its time. */
+static inline void say_times(const long long *took, int batches)
+{
+	printf("bench: took");
+	for (int i = 0; i < batches; i++)
+		printf(" %lld", took[i]);
+	putchar('\n');
+	fflush(stdout);
+}
 
 /* By -icount the counter is that of the guest's nanoseconds since power-on, the firmware's too. */
 static inline void ready(void)

@@ -35,6 +35,8 @@ from ukl_build.errors import UklError, reported
 from ukl_build.image import Init, Variant
 from ukl_build.model import nearest
 from ukl_build.progress import Reporter
+from ukl_build.run import accel
+from ukl_build.run.vm import Accel
 from ukl_build.stages import (
     archive,
     debian,
@@ -89,6 +91,12 @@ def variables(apps: Sequence[str]) -> list[Variable]:
         ),
         Variable("fragments", "more fragments of kconfig/, separated by commas"),
         Variable("init", "process 1 in place of the recipe's", values=inits),
+        Variable(
+            "accel",
+            "bench: time requests instead of counting instructions; tcg is emulation, and its"
+            " times say nothing of hardware",
+            values=tuple(one.value for one in Accel),
+        ),
         Variable("cache_dir", "folder of SCons' cache of built files"),
         Variable("build", "folder for all outputs", default="build"),
         Variable("tests", "arguments of pytest for the targets test and check-long"),
@@ -343,12 +351,22 @@ class Build:
                 hint="leave it out; it is for applications that are a Debian source package",
             )
         plan.cmdline(found)  # what could not be run is not built first
+        if values["accel"]:
+            if "bench" not in map(str, scons.COMMAND_LINE_TARGETS):
+                raise UklError(
+                    "variable-invalid",
+                    "accel has no effect without bench",
+                    hint="other targets take KVM where it works; ukl-run has --accel",
+                )
+            accel.here(values["accel"])
         if "stock" in map(str, scons.COMMAND_LINE_TARGETS):
             plan.process(found, Variant.STOCK)
         build = root / values["build"]
         cache = Cache.default()
         self.extra = tuple(name for name in values["fragments"].split(",") if name)
-        given = [f"{name}={value}" for name, value in values.items() if value]
+        # All that decides on what is built.
+        built = {name: value for name, value in values.items() if value and name != "accel"}
+        given = [f"{name}={value}" for name, value in built.items()]
         self.job = Job(
             root=root,
             recipe_folder=folder,
@@ -371,6 +389,7 @@ class Build:
             ENV=dict(self.job.compiler.env),
             PRINT_CMD_LINE_FUNC=_print_command,
             UKL=self.job,
+            UKL_ACCEL=values["accel"],
         )
         # Not before: SCons asks the compilers for their versions even if nothing is to be built,
         # and ccache would make its folder for that.
@@ -1126,6 +1145,8 @@ def _bench(target: Any, source: Any, env: Any) -> int:
     job: Job = env["UKL"]
     folder = job.layout.folder
     words = ["--recipe", str(job.recipe_folder), "--out", str(folder / "bench.json")]
+    if env["UKL_ACCEL"]:
+        words += ["--accel", env["UKL_ACCEL"]]
     images = [str(folder), *(str(folder / name) for name in ("twin", "stock"))]
     return _attach(job.root, ["-m", "ukl_build.measure.cli", *words, *images])
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``scons app=NAME bench`` runs: counts what requests take on several images.
+"""What ``scons app=NAME bench`` runs: counts or times what requests take on several images.
 
 The table goes to standard output, what is being done to standard error.
 """
@@ -20,17 +20,20 @@ from rich.text import Text
 from ukl_build import files, proc
 from ukl_build.errors import UklError, reported
 from ukl_build.image import load
-from ukl_build.measure import memory, plot, report
+from ukl_build.measure import memory, plot, report, wall
 from ukl_build.measure.guest import Programs, run
 from ukl_build.measure.versions import versions
 from ukl_build.recipe import AppRecipe, Bench
 from ukl_build.recipe import load as load_recipe
-from ukl_build.run import qemu
+from ukl_build.run import accel, qemu
 from ukl_build.run.cli import IMAGE_FILE
 from ukl_build.run.machine import INSTALL_QEMU
-from ukl_build.run.vm import from_image
+from ukl_build.run.vm import Accel, from_image
 
 PTI = {"off": (False,), "on": (True,), "both": (False, True)}
+
+RUNS = 2
+"""Of each image that is counted, to compare."""
 
 WIDTH = 120
 """Columns of a table that goes into a file."""
@@ -52,7 +55,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", type=Path, required=True, help="result file, JSON")
     made.add_argument("--pti", choices=PTI, default="both", help="page-table isolation")
     made.add_argument(
-        "--runs", type=int, choices=range(1, 10), default=2, help="runs of each image, to compare"
+        "--accel",
+        choices=[one.value for one in Accel],
+        help="time requests instead of counting; tcg is emulation, and says nothing of hardware",
+    )
+    made.add_argument(
+        "--runs", type=int, choices=range(1, 10), help="runs of each image, to compare"
     )
     made.add_argument(
         "folders",
@@ -176,9 +184,13 @@ def table(app: str, pti: bool, bars: Sequence[report.Bar]) -> Table:
     return made
 
 
+def _console() -> Console:
+    return Console() if sys.stdout.isatty() else Console(width=WIDTH)
+
+
 def show(result: report.Result) -> None:
     """Print the tables."""
-    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    console = _console()
     for pti, bars in report.settings(result):
         console.print(table(result.app, pti, bars))
 
@@ -214,8 +226,38 @@ def drawings(result: report.Result, out: Path) -> list[tuple[Path, list[report.B
     ]
 
 
+def time(options: argparse.Namespace) -> int:
+    """Time requests, of all images in turn.
+
+    :return: the exit status.
+    :raise UklError: for everything that goes wrong.
+    :raise OSError: if a file cannot be read or written.
+    """
+    verdict = accel.here(options.accel)
+    recipe, bench = bench_of(options.recipe)
+    folders = present(options.folders)
+    with tempfile.TemporaryDirectory(prefix="ukl-bench-") as scratch:
+        bars = wall.measure(
+            [(label(folder, recipe.name), folder) for folder in folders],
+            bench,
+            Programs.build(Path(scratch)),
+            accel=verdict.accel,
+            settings=PTI[options.pti],
+            rounds=options.runs or wall.ROUNDS,
+            say=say,
+        )
+    result = wall.Result(app=recipe.name, accel=verdict.accel, qemu=qemu_version(), bars=bars)
+    out = options.out.with_stem(f"{options.out.stem}-{verdict.accel}")
+    wall.store(result, out)
+    console = _console()
+    for made in wall.tables(result):
+        console.print(made)
+    say(f"the times are in {os.path.relpath(out)}")
+    return 0
+
+
 def compare(options: argparse.Namespace) -> int:
-    """Do what the command line asks for.
+    """Count what requests take, of one image after the other.
 
     :return: the exit status.
     :raise UklError: for everything that goes wrong.
@@ -229,7 +271,12 @@ def compare(options: argparse.Namespace) -> int:
             bar
             for folder in folders
             for bar in measure(
-                recipe, bench, folder, programs, settings=PTI[options.pti], runs=options.runs
+                recipe,
+                bench,
+                folder,
+                programs,
+                settings=PTI[options.pti],
+                runs=options.runs or RUNS,
             )
         ]
     result = report.Result(app=recipe.name, qemu=qemu_version(), bars=tuple(bars))
@@ -246,7 +293,7 @@ def compare(options: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     options = parser().parse_args(argv)
-    return reported(lambda: compare(options))
+    return reported(lambda: time(options) if options.accel else compare(options))
 
 
 if __name__ == "__main__":
