@@ -18,7 +18,12 @@
 
 #include "mark.h"
 
-enum { BATCHES = 3, PAGE = 4096 };
+enum {
+	BATCHES = 3,
+	MOST_BATCHES = 15,
+	PAGE = 4096,
+	IN_FLIGHT = 200, /* datagrams that a socket holds: each takes 768 bytes of its 208 KiB */
+};
 
 #define NEED(that)                                                                                 \
 	do {                                                                                       \
@@ -89,13 +94,25 @@ static void udp_prepare(void)
 	NEED(!connect(udp, (struct sockaddr *)&self, size));
 }
 
-static void do_udp(int n)
+static void do_send(int n)
+{
+	while (n--)
+		NEED(sendto(udp, "x", 1, 0, NULL, 0) == 1);
+}
+
+static void do_receive(int n)
 {
 	char byte;
 
-	while (n--) {
-		NEED(sendto(udp, "x", 1, 0, NULL, 0) == 1);
+	while (n--)
 		NEED(recvfrom(udp, &byte, 1, 0, NULL, NULL) == 1);
+}
+
+static void do_udp(int n)
+{
+	while (n--) {
+		do_send(1);
+		do_receive(1);
 	}
 }
 
@@ -202,7 +219,7 @@ static void do_thread(int n)
 
 static const struct call {
 	const char *name, *text;
-	int times;
+	int times, batches; /* 0 of these are BATCHES */
 	void (*once)(void), (*prepare)(int times), (*run)(int times), (*drop)(int times), (*end)(void);
 } calls[] = {
 	{ "getppid", "getppid", 20000, .run = do_getppid },
@@ -210,6 +227,10 @@ static const struct call {
 	{ "write", "write, 1 byte to /dev/null", 20000, .run = do_write },
 	{ "pipe", "write and read, 1 byte through a pipe", 10000, .run = do_pipe },
 	{ "pipe-page", "write and read, 4 KiB through a pipe", 5000, .run = do_pipe_page },
+	{ "send", "sendto, 1 byte by UDP", IN_FLIGHT, MOST_BATCHES, .once = udp_prepare, .run = do_send,
+	  .drop = do_receive },
+	{ "receive", "recvfrom, 1 byte by UDP", IN_FLIGHT, MOST_BATCHES, .once = udp_prepare,
+	  .prepare = do_send, .run = do_receive },
 	{ "udp", "sendto and recvfrom, 1 byte by UDP", 5000, .once = udp_prepare, .run = do_udp },
 	{ "fault", "page fault", 2000, .prepare = pages_prepare, .run = do_fault, .drop = pages_drop },
 	{ "map", "mmap, a page fault, munmap", 2000, .once = map_prepare, .run = do_map },
@@ -219,28 +240,35 @@ static const struct call {
 	{ "thread", "pthread_create and join", 500, .run = do_thread },
 };
 
-static void batch(const struct call *call, int is_counted)
+static long long batch(const struct call *call, int is_counted)
 {
+	long long time = 0;
+
 	if (call->prepare)
 		call->prepare(call->times);
 	if (is_counted)
-		mark(MARK_BEGIN);
+		time = begin();
 	call->run(call->times);
 	if (is_counted)
-		mark(MARK_END);
+		time = end(time);
 	if (call->drop)
 		call->drop(call->times);
+	return time;
 }
 
 static void measure(const struct call *call)
 {
+	long long took[MOST_BATCHES];
+	int batches = call->batches ? call->batches : BATCHES;
+
 	if (call->once)
 		call->once();
-	printf("bench: %d %d %s\n", call->times, BATCHES, call->text);
+	printf("bench: %d %d %s\n", call->times, batches, call->text);
 	fflush(stdout);
 	batch(call, 0);
-	for (int i = 0; i < BATCHES; i++)
-		batch(call, 1);
+	for (int i = 0; i < batches; i++)
+		took[i] = batch(call, 1);
+	say_times(took, batches);
 	if (call->end)
 		call->end();
 }
@@ -257,6 +285,7 @@ static int is_asked(const char *name, char **asked)
 int main(int argc, char **argv)
 {
 	(void)argc;
+	ready();
 	files_prepare();
 	for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++)
 		if (is_asked(calls[i].name, argv + 1))

@@ -24,7 +24,7 @@
 
 #include "mark.h"
 
-enum { MOST_CONNECTIONS = 1024, MOST_BYTES = 64 * 1024, WORDS = 9 };
+enum { MOST_CONNECTIONS = 1024, MOST_BYTES = 64 * 1024, WORDS = 9, MOST_BATCHES = 16 };
 
 struct connection {
 	int fd;
@@ -58,7 +58,7 @@ static int connect_to(int to)
 		.sin_port = htons(to),
 		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
 	};
-	struct timespec pause = { .tv_nsec = 10 * 1000 * 1000 };
+	struct timespec pause = { .tv_nsec = 1000 * 1000 };
 	int fd, one = 1;
 
 	for (;;) {
@@ -155,25 +155,30 @@ static void batch(const struct exchange *what, int requests)
 static void workload(char **words)
 {
 	int requests = atoi(words[2]), batches = atoi(words[3]);
+	long long took[MOST_BATCHES];
 	struct exchange setup = { words[4], words[5], "" };
 	struct exchange what = { words[6], words[7], words[8] };
 	static int is_ready;
 
+	if (batches > MOST_BATCHES)
+		fail("%d batches are too many", batches);
 	connect_all(1);
 	if (*setup.ask)
 		batch(&setup, 1);
 	batch(&what, 1);
 	if (!is_ready++)
-		mark(MARK_READY);
+		ready();
 	connect_all(atoi(words[1]));
 	printf("bench: %d %d %s\n", requests, batches, words[0]);
 	fflush(stdout);
 	batch(&what, requests);
 	for (int i = 0; i < batches; i++) {
-		mark(MARK_BEGIN);
+		long long begun = begin();
+
 		batch(&what, requests);
-		mark(MARK_END);
+		took[i] = end(begun);
 	}
+	say_times(took, batches);
 	close_all();
 }
 

@@ -35,6 +35,8 @@ from ukl_build.errors import UklError, reported
 from ukl_build.image import Init, Variant
 from ukl_build.model import nearest
 from ukl_build.progress import Reporter
+from ukl_build.run import accel
+from ukl_build.run.vm import Accel
 from ukl_build.stages import (
     archive,
     debian,
@@ -89,6 +91,12 @@ def variables(apps: Sequence[str]) -> list[Variable]:
         ),
         Variable("fragments", "more fragments of kconfig/, separated by commas"),
         Variable("init", "process 1 in place of the recipe's", values=inits),
+        Variable(
+            "accel",
+            "bench: time requests instead of counting instructions; tcg is emulation, and its"
+            " times say nothing of hardware",
+            values=tuple(one.value for one in Accel),
+        ),
         Variable("cache_dir", "folder of SCons' cache of built files"),
         Variable("build", "folder for all outputs", default="build"),
         Variable("tests", "arguments of pytest for the targets test and check-long"),
@@ -344,12 +352,22 @@ class Build:
                 hint="leave it out; it is for applications that are a Debian source package",
             )
         plan.cmdline(found)  # what could not be run is not built first
+        if values["accel"]:
+            if "bench" not in map(str, scons.COMMAND_LINE_TARGETS):
+                raise UklError(
+                    "variable-invalid",
+                    "accel has no effect without bench",
+                    hint="other targets take KVM where it works; ukl-run has --accel",
+                )
+            accel.here(values["accel"])
         if "stock" in map(str, scons.COMMAND_LINE_TARGETS):
             plan.process(found, Variant.STOCK)
         build = root / values["build"]
         cache = Cache.default()
         self.extra = tuple(name for name in values["fragments"].split(",") if name)
-        given = [f"{name}={value}" for name, value in values.items() if value]
+        # All that decides on what is built.
+        built = {name: value for name, value in values.items() if value and name != "accel"}
+        given = [f"{name}={value}" for name, value in built.items()]
         self.job = Job(
             root=root,
             recipe_folder=folder,
@@ -372,6 +390,7 @@ class Build:
             ENV=dict(self.job.compiler.env),
             PRINT_CMD_LINE_FUNC=_print_command,
             UKL=self.job,
+            UKL_ACCEL=values["accel"],
         )
         # Not before: SCons asks the compilers for their versions even if nothing is to be built,
         # and ccache would make its folder for that.
@@ -412,13 +431,13 @@ class Build:
         self.env.Clean(described, [str(layout.folder), str(layout.logs)])
         self.env.Alias("image", described)
         self.env.Default([*described, *database])
-        self._twin(linked, tree, compiler)
+        compared = [*described, *self._twin(linked, tree, compiler)]
         if job.app.stock is not None:
-            self._stock(job.app.stock, compiler)
+            compared += self._stock(job.app.stock, compiler)
         for name, function, needs in (
             ("run", _run, described),
             ("smoke", _smoke, described),
-            ("bench", _bench, described),
+            ("bench", _bench, compared),
             ("size", _size, described),
             ("menuconfig", _menuconfig, config),
             ("savedefconfig", _savedefconfig, config),
@@ -463,8 +482,8 @@ class Build:
         )
         return config, self._stage("image", [layout.image], [guest, *config, *made], job)
 
-    def _twin(self, linked: Sequence[Any], tree: Sequence[Any], compiler: Any) -> None:
-        """Declare the application as an ordinary process; it is built only if it is asked for.
+    def _twin(self, linked: Sequence[Any], tree: Sequence[Any], compiler: Any) -> list[Any]:
+        """Declare the application as an ordinary process; return what :meth:`_beside` does.
 
         :param linked: the application's partial link, of which the program is made.
         """
@@ -477,10 +496,10 @@ class Build:
         layout = job.layout
         program = self._stage("program", [layout.stripped, layout.ordinary], linked, job)[:1]
         _, described = self._bootable(job, tree, compiler, files=program)
-        self._beside(job, described)
+        return self._beside(job, described)
 
-    def _stock(self, wanted: recipe.Stock, compiler: Any) -> None:
-        """Declare Debian's own; it is fetched only if it is asked for."""
+    def _stock(self, wanted: recipe.Stock, compiler: Any) -> list[Any]:
+        """Declare Debian's own; return what :meth:`_beside` does."""
         job = replace(self.job, layout=replace(self.job.layout, variant=Variant.STOCK))
         layout = job.layout
         folder = str(job.debs), _folder_state(job.debs) if job.debs else ""
@@ -495,13 +514,18 @@ class Build:
             [*record, guest, compiler, *init, *own],
             job,
         )
-        self._beside(job, described)
+        return self._beside(job, described)
 
-    def _beside(self, job: Job, described: Sequence[Any]) -> None:
-        """Declare the target of another variant, which is built only if it is asked for."""
+    def _beside(self, job: Job, described: Sequence[Any]) -> list[Any]:
+        """Declare the target of another variant, which is built only if it is asked for.
+
+        :return: what it is compared by, if it was built before: an old one would be compared with
+            a new image.
+        """
         self.env.Clean(described, [str(job.layout.folder), str(job.layout.logs)])
         action = scons.Action(_tell, cmdstr=None)
         self.env.AlwaysBuild(self.env.Alias(str(job.variant), described, action, UKL=job))
+        return list(described) if job.layout.image.is_file() else []
 
     def _source(self) -> list[Any]:
         """Declare the application's sources, and return which they are."""
@@ -1124,6 +1148,8 @@ def _bench(target: Any, source: Any, env: Any) -> int:
     job: Job = env["UKL"]
     folder = job.layout.folder
     words = ["--recipe", str(job.recipe_folder), "--out", str(folder / "bench.json")]
+    if env["UKL_ACCEL"]:
+        words += ["--accel", env["UKL_ACCEL"]]
     images = [str(folder), *(str(folder / name) for name in ("twin", "stock"))]
     return _attach(job.root, ["-m", "ukl_build.measure.cli", *words, *images])
 

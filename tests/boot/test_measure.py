@@ -10,12 +10,13 @@ import pytest
 from tests.boot.conftest import application
 from tests.boot.ring0 import RING0, Ring0, ordinary, relink
 from ukl_build.errors import UklError
-from ukl_build.image import App, Image
+from ukl_build.image import App, Image, store
+from ukl_build.measure import wall
 from ukl_build.measure.counts import Counts, Run
 from ukl_build.measure.guest import Programs, machine, observe, run
 from ukl_build.measure.report import Result, cell, names
 from ukl_build.recipe import Bench, Workload
-from ukl_build.run.vm import Vm
+from ukl_build.run.vm import Accel, Vm
 
 pytestmark = [pytest.mark.boot, pytest.mark.long]
 
@@ -132,6 +133,9 @@ def test_requests_are_the_applications_and_not_the_loads(
     assert found[0] == found[1]
     ready = found[0].ready
     assert ready is not None and 50e6 < ready < 2e9
+    # An instruction is a nanosecond, and it may have idled meanwhile.
+    ready_ns = found[0].ready_ns
+    assert ready_ns is not None and 0.99 * ready < ready_ns < 10 * ready
     (workload,) = found[0].workloads
     for batch in workload.batches:
         # All in ring 0, but the load's.
@@ -142,6 +146,26 @@ def test_requests_are_the_applications_and_not_the_loads(
         assert 2 * 400 <= batch.load.rings <= 3 * 400 + 10
         assert 2 * 400 <= batch.measured.entries <= 3 * 400 + 10
         assert batch.idle.instructions == 0
+
+
+def test_requests_are_timed_in_emulation(built: Path, programs: Programs, tmp_path: Path) -> None:
+    """Where KVM works it is the same but for the accelerator."""
+    asked = Workload(name="echo", connections=4, requests=400, send="hello\n", expect="hello\n")
+    store(described(built / "tcp_server.bzImage"), tmp_path / "image.json")
+    (bar,) = wall.measure(
+        [("ukl", tmp_path)],
+        Bench(port=5555, workloads=(asked,)),
+        programs,
+        accel=Accel.TCG,
+        settings=(False,),
+        rounds=2,
+        say=print,
+    )
+    for run_of_guest in bar.runs:
+        (one,) = run_of_guest
+        assert (one.name, len(one.took_ns)) == ("echo", 3)
+        # A request is 10,000 instructions or so on both sides.
+        assert 10 < one.each_us < 100_000
 
 
 def test_a_wrong_answer_is_an_error_with_the_console(
@@ -166,7 +190,7 @@ def test_bench_counts_system_calls_of_an_image(built: Path) -> None:
     for bar in result.bars:
         assert bar.runs[0] == bar.runs[1]
         cells = {name: cell(bar, name, None) for name in names([bar])}
-        assert len(cells) == 11
+        assert len(cells) == 13
         for one in cells.values():
             # None of them is left out by a compiler, and none has a long way.
             assert one is not None and 100 < one.instructions.mean < 2_000_000
@@ -175,3 +199,12 @@ def test_bench_counts_system_calls_of_an_image(built: Path) -> None:
         assert getppid is not None
         assert getppid.entries == pytest.approx(1, abs=0.01)
         assert getppid.instructions.mean < 500
+        # Both halves are about the whole; memory of the one is still warm for the other there.
+        halves = [cells[f"{name}, 1 byte by UDP"] for name in ("sendto", "recvfrom")]
+        both = cells["sendto and recvfrom, 1 byte by UDP"]
+        assert both is not None
+        assert sum(it.instructions.mean for it in halves if it) == pytest.approx(
+            both.instructions.mean, rel=0.1
+        )
+        assert bar.memory_mib is not None and 16 < bar.memory_mib < 128
+        assert set(bar.versions) == {"Linux"}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 import pytest
@@ -121,3 +122,19 @@ def test_a_twin_is_removed_alone_and_with_the_rest(plain: Project) -> None:
     plain.build("twin")
     plain.build("-c")
     assert not plain.out.exists()
+
+
+def test_bench_makes_a_twin_again_that_is_there(plain: Project) -> None:
+    """An old one would be compared with a new image."""
+
+    def announced() -> list[str]:
+        return re.findall(r"^\[(\w+)\] \S*/twin/", plain.build("-n", "bench"), re.M)
+
+    plain.build()
+    assert announced() == []
+    plain.build("twin")
+    assert announced() == []
+    plain.source.write_text("int main(void) { return 43; }\n")
+    plain.build()
+    # Nothing is made of what was not made.
+    assert announced() == ["program"]

@@ -68,6 +68,8 @@ def test_help_lists_every_variable_and_target(project: Project) -> None:
         (["app=hello", "linux_sha256=ABC"], "linux_sha256=ABC is not understood"),
         (["app=hello", "linux_version=6.1/.."], "linux_version=6.1/.. is not understood"),
         (["app=hello", "linux_version=6.1.9"], "has no effect without linux_sha256"),
+        (["app=hello", "accel=tcg"], "accel has no effect without bench"),
+        (["app=hello", "bench", "accel=tgc"], "accel=tgc is unknown; did you mean 'tcg'?"),
         (["test", "tests=-k 'x"], "No closing quotation"),
         ([], "which application?"),
         (["image"], "which application?"),

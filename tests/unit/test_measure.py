@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import subprocess
 from collections.abc import Sequence
@@ -96,8 +97,8 @@ def test_batches_are_what_is_between_marks() -> None:
         *(mark(Which.LOAD, 5), mark(Which.READY, 10, 7), mark(Which.BEGIN, 100, 10)),
         *(mark(Which.END, 150, 30), mark(Which.BEGIN, 200, 30), mark(Which.END, 260, 31)),
     ]
-    run = gather([Announced("a", 10, 2)], marks)
-    assert run.ready == 17
+    run = gather(["bench: ready at 34", "bench: 10 2 a", "bench: done"], marks)
+    assert (run.ready, run.ready_ns) == (17, 34)
     (workload,) = run.workloads
     assert [it.measured.kernel for it in workload.batches] == [50, 60]
     assert [it.load.kernel for it in workload.batches] == [20, 1]
@@ -108,7 +109,7 @@ def test_batches_are_what_is_between_marks() -> None:
 )
 def test_marks_that_are_not_announced_or_missing_are_an_error(which: list[Which]) -> None:
     with pytest.raises(UklError, match="2 marks of batches were expected"):
-        gather([Announced("a", 10, 1)], [mark(one, 0) for one in which])
+        gather(["bench: 10 1 a"], [mark(one, 0) for one in which])
 
 
 def workload(name: str, kernel: Sequence[int], requests: int = 10, **others: int) -> Workload:
@@ -180,6 +181,41 @@ def test_the_table_shows_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     cli.check(result.model_copy(update={"bars": bars[1:]}))
 
 
+def test_what_is_said_of_images_stands_below_the_requests() -> None:
+    """What nobody has is no row, what one lacks is a dash."""
+    ready = Run(ready=2_000_000, ready_ns=34_500_000, workloads=(workload("a", [500]),))
+    full = bar("ukl", workload("a", [500])).model_copy(
+        update={"runs": (ready,), "memory_mib": 40, "versions": {"redis": "7", "Linux": "6.1"}}
+    )
+    plain = bar("twin", workload("a", [500]))
+    assert report.facts([full, plain]) == [
+        ("power-on to the first answer, instructions", ["2,000,000", "-"]),
+        ("the same, seconds of the guest's clock", ["0.035", "-"]),
+        ("smallest memory, MiB", ["40", "-"]),
+        ("bytes that are booted", ["1", "1"]),
+        ("version of redis", ["7", "-"]),
+        ("version of Linux", ["6.1", "-"]),
+    ]
+    assert [what for what, _ in report.facts([plain])] == ["bytes that are booted"]
+
+
+def test_the_table_for_a_document_has_both_settings_and_the_ratios() -> None:
+    bars = (
+        bar("ukl", workload("a", [600_000])),
+        bar("twin", workload("a", [800_000], rings=20)),
+        bar("stock", workload("b", [70])),
+        bar("ukl", workload("a", [700_000]), pti=True),
+    )
+    assert report.markdown(report.Result(app="redis", qemu="7", bars=bars)) == (
+        "| redis | pti | ukl | twin | stock | ukl / twin | ukl / stock |\n"
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |\n"
+        "| a | off | 60,000 · 0.0 | 80,000 · 4.0 | - | 0.750 | - |\n"
+        "| b | off | - | - | 7 · 0.0 | - | - |\n"
+        "| a | on | 70,000 · 0.0 | - | - | - | - |\n"
+        "| bytes that are booted |  | 1 | 1 | 1 |  |  |\n"
+    )
+
+
 def test_the_result_file_has_all_counts(tmp_path: Path) -> None:
     result = report.Result(app="x", qemu="7", bars=(bar("ukl", workload("a", [1, 2])),))
     report.store(result, tmp_path / "r.json")
@@ -194,10 +230,10 @@ def image(folder: Path, **changes: object) -> Image:
     return made
 
 
-def test_the_machine_has_one_processor_and_no_kaslr(tmp_path: Path) -> None:
+def test_the_machine_has_one_processor_and_no_random_addresses(tmp_path: Path) -> None:
     vm = machine(image(tmp_path), tmp_path, pti=True)
     assert vm.repeatable and vm.cpus == 1
-    assert vm.cmdline[-4:] == ("quiet", "nokaslr", "ukl.ip=none", "pti=on")
+    assert vm.cmdline[-5:] == ("quiet", "nokaslr", "norandmaps", "ukl.ip=none", "pti=on")
     with pytest.raises(UklError, match="without our init"):
         machine(image(tmp_path, init=Init.DIRECT), tmp_path, pti=True)
 
@@ -227,7 +263,17 @@ def test_an_application_without_bench_is_told(tmp_path: Path) -> None:
         cli.bench_of(root / "tcp_server")
     with pytest.raises(UklError, match="the recipe of linux"):
         cli.bench_of(root / "linux")
-    assert cli.bench_of(root / "redis")[0] == "redis"
+    assert cli.bench_of(root / "redis")[0].name == "redis"
+
+
+def test_nginx_is_asked_for_a_page_of_1_kib_with_an_end_of_its_own() -> None:
+    recipes = Path(__file__).parents[2] / "recipes"
+    _, bench = cli.bench_of(recipes / "nginx")
+    page = (recipes / "nginx" / "index.html").read_text()
+    assert len(page) == 1024
+    for one in bench.workloads:
+        assert "1 KiB" in one.name
+        assert page.index(one.until) == len(page) - len(one.until)
 
 
 def test_workloads_need_a_port(tmp_path: Path) -> None:
@@ -262,7 +308,7 @@ def test_the_drawing_has_all_bars_and_is_the_same_each_time() -> None:
     drawn = plot.draw("redis", bars)
     root = ElementTree.fromstring(drawn)
     texts = {"".join(node.itertext()).strip() for node in root.iter() if node.text}
-    assert {"ukl", "twin", "stock", "a", "b & c", "0.50", "1.00"} <= texts
+    assert {"ukl", "twin", "stock", "a", "b & c", "50  x 0.500", "twin = 1"} <= texts
     assert any("redis, pti=off" in text for text in texts)
     # Nothing is fetched or runs when it is looked at, and no date makes it another file.
     assert not [
@@ -271,6 +317,48 @@ def test_the_drawing_has_all_bars_and_is_the_same_each_time() -> None:
     assert drawn == plot.draw("redis", bars)
     alone = ElementTree.fromstring(plot.draw("redis", bars[:1]))
     assert "50" in {"".join(node.itertext()).strip() for node in alone.iter() if node.text}
+
+
+@pytest.mark.parametrize("others", [(), ("stock",), ("twin", "stock")])
+@pytest.mark.parametrize("most", [200_000, 900_000_000])
+def test_a_drawing_shows_each_bar_with_its_words(others: Sequence[str], most: int) -> None:
+    """The shortest has a length, no word is cut, the words begin in the bar."""
+    long = "write and read, a very long name of a request through a pipe"
+    bars = [
+        report.Bar(
+            image=name,
+            pti=False,
+            image_bytes=1,
+            runs=(Run(workloads=(workload("a", [100_000]), workload(long, [most]))),),
+        )
+        for name in ("ukl", *others)
+    ]
+    root = ElementTree.fromstring(plot.draw("calls", bars))
+    rects = [node for node in root.iter() if "reactive" in node.get("class", "")]
+    widths = [float(node.get("width", "0")) for node in rects if node.tag.endswith("rect")]
+    drawn = [width for width in widths if width != 12]  # boxes of the legend
+    assert len(drawn) == 2 * len(bars)
+    assert min(drawn) > 5
+    assert max(drawn) < plot.WIDTH
+    texts = {"".join(node.itertext()).strip() for node in root.iter() if node.text}
+    assert not [text for text in texts if "…" in text]
+    words = [node for node in root.iter() if node.tag.endswith("text")]
+    values = [node for node in words if node.get("class") == "value"]
+    assert len(values) == 2 * len(bars)
+    assert {node.get("text-anchor") for node in values} == {"start"}
+    said = {"".join(node.itertext()) for node in values}
+    assert said == {
+        f"{number:,}{'  x 1.000' if 'twin' in others else ''}" for number in (10_000, most // 10)
+    }
+
+
+def test_an_image_has_the_same_colour_whatever_is_beside_it() -> None:
+    bars = [bar(name, workload("a", [500])) for name in ("ukl", "twin", "stock")]
+    for some in (bars, bars[::2]):
+        drawn = plot.draw("redis", some).decode()
+        last = f".color-{len(some) - 1}"
+        assert re.search(rf"{last}\b[^{{]*{{[^}}]*{plot.OTHER_COLOUR}", drawn)
+        assert re.search(rf"\.color-0\b[^{{]*{{[^}}]*{plot.COLOURS['ukl']}", drawn)
 
 
 def test_each_setting_has_a_drawing_of_its_own(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from ukl_build.measure.counts import DONE, Announced, announced
+from ukl_build.measure.counts import DONE, Announced, announced, ready_at
 from ukl_build.measure.guest import BATCHES, build_program, load_argv
+from ukl_build.measure.wall import timed
 from ukl_build.recipe import Bench, Workload
 
 ENOUGH_S = 60.0
@@ -95,6 +96,10 @@ def test_each_connection_has_its_share_of_the_requests(load: Path) -> None:
         Announced("of many", 400, BATCHES),
     )
     assert lines[-1] == DONE
+    assert [(one.name, one.requests, len(one.took_ns)) for one in timed(lines)] == [
+        *(("of one", 20, BATCHES), ("of many", 400, BATCHES)),
+    ]
+    assert ready_at(lines) is not None
     # One more is the first, after which the application is ready; a batch more is not counted.
     assert server.asked[0] == 1 + 20 * (BATCHES + 1)
     others = [server.asked[number] for number in range(1, 9)]

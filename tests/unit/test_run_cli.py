@@ -443,7 +443,7 @@ def test_console_logs_are_kept_but_not_for_ever(place: Place) -> None:
         (("-p", "80:0"), "'80:0' is not HOST:GUEST"),
         (("-p", "1:65536"), "'1:65536' is not HOST:GUEST"),
         (("-p", "1:2/sctp"), "'1:2/sctp' is not HOST:GUEST"),
-        (("-m", "1"), "'1' is not MiB between 32"),
+        (("-m", "0"), "'0' is not MiB between 1"),
         (("--cpus", "0"), "'0' is not processors between 1"),
         (("--timeout", "-1"), "'-1' is not a number of seconds"),
         (("--timeout", "nan"), "'nan' is not a number of seconds"),

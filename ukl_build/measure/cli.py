@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``scons app=NAME bench`` runs: counts what requests take on several images.
+"""What ``scons app=NAME bench`` runs: counts or times what requests take on several images.
 
 The table goes to standard output, what is being done to standard error.
 """
@@ -20,19 +20,20 @@ from rich.text import Text
 from ukl_build import files, proc
 from ukl_build.errors import UklError, reported
 from ukl_build.image import load
-from ukl_build.measure import plot, report
+from ukl_build.measure import memory, plot, report, wall
 from ukl_build.measure.guest import Programs, run
+from ukl_build.measure.versions import versions
 from ukl_build.recipe import AppRecipe, Bench
 from ukl_build.recipe import load as load_recipe
-from ukl_build.run import qemu
+from ukl_build.run import accel, qemu
 from ukl_build.run.cli import IMAGE_FILE
 from ukl_build.run.machine import INSTALL_QEMU
-from ukl_build.run.vm import from_image
-
-UKL = "ukl"
-"""What the image is called whose folder has no name of a comparison's."""
+from ukl_build.run.vm import Accel, from_image
 
 PTI = {"off": (False,), "on": (True,), "both": (False, True)}
+
+RUNS = 2
+"""Of each image that is counted, to compare."""
 
 WIDTH = 120
 """Columns of a table that goes into a file."""
@@ -54,7 +55,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", type=Path, required=True, help="result file, JSON")
     made.add_argument("--pti", choices=PTI, default="both", help="page-table isolation")
     made.add_argument(
-        "--runs", type=int, choices=range(1, 10), default=2, help="runs of each image, to compare"
+        "--accel",
+        choices=[one.value for one in Accel],
+        help="time requests instead of counting; tcg is emulation, and says nothing of hardware",
+    )
+    made.add_argument(
+        "--runs", type=int, choices=range(1, 10), help="runs of each image, to compare"
     )
     made.add_argument(
         "folders",
@@ -66,8 +72,8 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def bench_of(folder: Path) -> tuple[str, Bench]:
-    """Return the name of an application and what is to be counted of it.
+def bench_of(folder: Path) -> tuple[AppRecipe, Bench]:
+    """Return the recipe of an application and what is to be counted of it.
 
     :raise UklError: ``recipe-invalid`` or ``run-invalid``.
     """
@@ -78,7 +84,7 @@ def bench_of(folder: Path) -> tuple[str, Bench]:
             f"the recipe of {recipe.name} does not say what is to be counted",
             hint="add a table [bench], as recipes/redis has one",
         )
-    return recipe.name, recipe.bench
+    return recipe, recipe.bench
 
 
 def present(folders: Sequence[Path]) -> list[Path]:
@@ -98,29 +104,45 @@ def present(folders: Sequence[Path]) -> list[Path]:
 
 def label(folder: Path, app: str) -> str:
     """Return what an image is called in the table."""
-    return UKL if folder.name == app else folder.name
+    return report.UKL if folder.name == app else folder.name
 
 
-def count(
-    app: str, bench: Bench, folder: Path, programs: Programs, *, pti: bool, runs: int
-) -> report.Bar:
-    """Run an image several times.
+def measure(
+    recipe: AppRecipe,
+    bench: Bench,
+    folder: Path,
+    programs: Programs,
+    *,
+    settings: Sequence[bool],
+    runs: int,
+) -> list[report.Bar]:
+    """Run an image several times with each setting of page-table isolation.
 
-    :raise UklError: as :func:`ukl_build.measure.guest.run`.
+    :raise UklError: as :func:`ukl_build.measure.guest.run` and
+        :func:`ukl_build.measure.memory.needed`.
     """
     image = load(folder / IMAGE_FILE)
     vm = from_image(image, folder)
-    done = []
-    for number in range(runs):
-        say(f"{label(folder, app)}, pti={'on' if pti else 'off'}, run {number + 1} of {runs}")
-        with tempfile.TemporaryDirectory(prefix="ukl-bench-") as scratch:
-            done.append(run(image, folder, bench, programs, Path(scratch), pti=pti))
-    return report.Bar(
-        image=label(folder, app),
-        pti=pti,
-        image_bytes=sum(path.stat().st_size for path in (vm.kernel, vm.initrd) if path),
-        runs=tuple(done),
-    )
+    name = label(folder, recipe.name)
+    least = memory.needed(image, folder, say)
+    bars = []
+    for pti in settings:
+        done = []
+        for number in range(runs):
+            say(f"{name}, pti={'on' if pti else 'off'}, run {number + 1} of {runs}")
+            with tempfile.TemporaryDirectory(prefix="ukl-bench-") as scratch:
+                done.append(run(image, folder, bench, programs, Path(scratch), pti=pti))
+        bars.append(
+            report.Bar(
+                image=name,
+                pti=pti,
+                image_bytes=sum(path.stat().st_size for path in (vm.kernel, vm.initrd) if path),
+                memory_mib=least,
+                versions=versions(recipe, image, folder),
+                runs=tuple(done),
+            )
+        )
+    return bars
 
 
 def qemu_version() -> str:
@@ -135,8 +157,7 @@ def qemu_version() -> str:
 def _cell(cell: report.Cell | None) -> Text:
     if cell is None:
         return Text("-")
-    ratio = f"  x {cell.ratio:.3f}" if cell.ratio is not None else ""
-    text = Text(f"{cell.instructions.mean:,.0f}{ratio}")
+    text = Text(report.words(cell))
     text.append(f"\n±{100 * cell.instructions.spread:.2f} %", style="dim")
     text.append(f", {cell.transitions:.2f} rings, {cell.entries:.2f} entries", style="dim")
     text.append(f"\napplication {cell.application:,.0f}, rep {cell.rep:,.0f}", style="dim")
@@ -158,17 +179,18 @@ def table(app: str, pti: bool, bars: Sequence[report.Bar]) -> Table:
     base = report.base_of(bars)
     for name in report.names(bars):
         made.add_row(name, *(_cell(report.cell(bar, name, base)) for bar in bars))
-    starts = [bar.runs[0].ready for bar in bars]
-    if any(starts):
-        row = [Text(f"{ready:,}" if ready else "-") for ready in starts]
-        made.add_row("power-on to the first answer", *row)
-    made.add_row("bytes that are booted", *(Text(f"{bar.image_bytes:,}") for bar in bars))
+    for what, cells in report.facts(bars):
+        made.add_row(what, *cells)
     return made
+
+
+def _console() -> Console:
+    return Console() if sys.stdout.isatty() else Console(width=WIDTH)
 
 
 def show(result: report.Result) -> None:
     """Print the tables."""
-    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    console = _console()
     for pti, bars in report.settings(result):
         console.print(table(result.app, pti, bars))
 
@@ -204,28 +226,66 @@ def drawings(result: report.Result, out: Path) -> list[tuple[Path, list[report.B
     ]
 
 
-def compare(options: argparse.Namespace) -> int:
-    """Do what the command line asks for.
+def time(options: argparse.Namespace) -> int:
+    """Time requests, of all images in turn.
 
     :return: the exit status.
     :raise UklError: for everything that goes wrong.
     :raise OSError: if a file cannot be read or written.
     """
-    app, bench = bench_of(options.recipe)
+    verdict = accel.here(options.accel)
+    recipe, bench = bench_of(options.recipe)
+    folders = present(options.folders)
+    with tempfile.TemporaryDirectory(prefix="ukl-bench-") as scratch:
+        bars = wall.measure(
+            [(label(folder, recipe.name), folder) for folder in folders],
+            bench,
+            Programs.build(Path(scratch)),
+            accel=verdict.accel,
+            settings=PTI[options.pti],
+            rounds=options.runs or wall.ROUNDS,
+            say=say,
+        )
+    result = wall.Result(app=recipe.name, accel=verdict.accel, qemu=qemu_version(), bars=bars)
+    out = options.out.with_stem(f"{options.out.stem}-{verdict.accel}")
+    wall.store(result, out)
+    console = _console()
+    for made in wall.tables(result):
+        console.print(made)
+    say(f"the times are in {os.path.relpath(out)}")
+    return 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Count what requests take, of one image after the other.
+
+    :return: the exit status.
+    :raise UklError: for everything that goes wrong.
+    :raise OSError: if a file cannot be read or written.
+    """
+    recipe, bench = bench_of(options.recipe)
     folders = present(options.folders)
     with tempfile.TemporaryDirectory(prefix="ukl-bench-") as scratch:
         programs = Programs.build(Path(scratch))
-        counted = [
-            count(app, bench, folder, programs, pti=pti, runs=options.runs)
-            for pti in PTI[options.pti]
+        bars = [
+            bar
             for folder in folders
+            for bar in measure(
+                recipe,
+                bench,
+                folder,
+                programs,
+                settings=PTI[options.pti],
+                runs=options.runs or RUNS,
+            )
         ]
-    result = report.Result(app=app, qemu=qemu_version(), bars=tuple(counted))
+    result = report.Result(app=recipe.name, qemu=qemu_version(), bars=tuple(bars))
     report.store(result, options.out)
-    for drawing, bars in drawings(result, options.out):
-        files.write(drawing, plot.draw(app, bars))
+    files.write(options.out.with_suffix(".md"), report.markdown(result))
+    for drawing, some in drawings(result, options.out):
+        files.write(drawing, plot.draw(recipe.name, some))
     show(result)
-    say(f"the counts are in {os.path.relpath(options.out)}, drawings of them beside it")
+    say(f"the counts are in {os.path.relpath(options.out)}, table and drawings beside it")
     check(result)
     return 0
 
@@ -233,7 +293,7 @@ def compare(options: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     options = parser().parse_args(argv)
-    return reported(lambda: compare(options))
+    return reported(lambda: time(options) if options.accel else compare(options))
 
 
 if __name__ == "__main__":

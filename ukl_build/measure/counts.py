@@ -125,7 +125,10 @@ class Run(Model):
     """What was counted in one run of a guest."""
 
     ready: int | None = None
-    """Instructions from the start of the machine to the first answer."""
+    """Instructions from the start of the machine to the first answer, or to where an application
+    that is not asked anything begins."""
+    ready_ns: int | None = None
+    """The same in nanoseconds of the guest's clock: instructions, and the time that it idled."""
     workloads: tuple[Workload, ...]
 
 
@@ -171,12 +174,22 @@ def announced(lines: Sequence[str]) -> tuple[Announced, ...]:
     )
 
 
-def gather(plan: Sequence[Announced], marks: Sequence[Mark]) -> Run:
+_READY = re.compile(r"bench: ready at (\d+)")
+
+
+def ready_at(lines: Sequence[str]) -> int | None:
+    """Return the guest's clock at the first answer, as the program that got it said it, in ns."""
+    found = [match for line in lines if (match := _READY.fullmatch(line))]
+    return int(found[0][1]) if found else None
+
+
+def gather(lines: Sequence[str], marks: Sequence[Mark]) -> Run:
     """Return what was counted.
 
-    :param plan: what programs said, in order.
+    :param lines: of the console.
     :raise UklError: ``measure-failed`` if marks are missing, or there are others.
     """
+    plan = announced(lines)
     ready = next((one.instructions for one in marks if one.which is Which.READY), None)
     ends = [one for one in marks if one.which in (Which.BEGIN, Which.END)]
     expected = [Which.BEGIN, Which.END] * sum(one.batches for one in plan)
@@ -196,7 +209,7 @@ def gather(plan: Sequence[Announced], marks: Sequence[Mark]) -> Run:
         )
         for one in plan
     )
-    return Run(ready=ready, workloads=workloads)
+    return Run(ready=ready, ready_ns=ready_at(lines), workloads=workloads)
 
 
 def _failed(what: str) -> UklError:

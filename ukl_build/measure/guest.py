@@ -12,7 +12,7 @@ from ukl_build.elf.linked import application_text
 from ukl_build.errors import UklError
 from ukl_build.image import Image, Init
 from ukl_build.initconf import Job, Mode
-from ukl_build.measure.counts import DONE, Run, announced, gather, parse
+from ukl_build.measure.counts import DONE, Run, gather, parse
 from ukl_build.recipe import Bench
 from ukl_build.run import qemu
 from ukl_build.run.guest import start_guest
@@ -106,8 +106,23 @@ def machine(image: Image, folder: Path, *, pti: bool) -> Vm:
         )
     vm = from_image(image, folder)
     # Where the application's code is must be known before; there is no network card to wait for.
-    own = ("nokaslr", "ukl.ip=none", f"pti={'on' if pti else 'off'}")
+    # What page table a thread's stack happens to be in is worth 3,000 instructions a thread.
+    own = ("nokaslr", "norandmaps", "ukl.ip=none", f"pti={'on' if pti else 'off'}")
     return replace(vm, cmdline=(*vm.cmdline, *own), cpus=1, repeatable=True)
+
+
+def over(image: Image, bench: Bench, programs: Programs) -> dict[str, Any]:
+    """Return what is laid over an image to have all requests made."""
+    laid: dict[str, Any] = {"jobs": ()}
+    if bench.args is not None:
+        laid["argv"] = (image.app.argv[0], *bench.args)
+    if image.disks or image.shares:
+        # They are not there: what is written to a disk is done when the host comes to it.
+        laid["mounts"] = ()
+    if bench.workloads:
+        laid["jobs"] = (Job(load_argv(bench), mode=Mode.BESIDE, name="load"),)
+        laid["programs"] = {LOAD: programs.load}
+    return laid
 
 
 def run(
@@ -122,16 +137,7 @@ def run(
     :raise OSError: if a file cannot be read or written.
     """
     vm = machine(image, folder, pti=pti)
-    over: dict[str, Any] = {"jobs": ()}
-    if bench.args is not None:
-        over["argv"] = (image.app.argv[0], *bench.args)
-    if image.disks or image.shares:
-        # They are not there: what is written to a disk is done when the host comes to it.
-        over["mounts"] = ()
-    if bench.workloads:
-        over["jobs"] = (Job(load_argv(bench), mode=Mode.BESIDE, name="load"),)
-        over["programs"] = {LOAD: programs.load}
-    return observe(vm, programs.plugin, scratch, **over)
+    return observe(vm, programs.plugin, scratch, **over(image, bench, programs))
 
 
 def observe(vm: Vm, plugin: Path, scratch: Path, **over: Any) -> Run:
@@ -148,17 +154,31 @@ def observe(vm: Vm, plugin: Path, scratch: Path, **over: Any) -> Run:
     text = application_text(vmlinux) if vmlinux.is_file() else None
     out = scratch / "counts"
     vm = replace(vm, extra=(*vm.extra, *counting(plugin, out, text)))
-    with start_guest(kernel, scratch, base=vm.initrd, vm=vm, **over) as it:
+    return gather(to_its_end(vm, scratch, **over), parse(out.read_bytes()))
+
+
+def to_its_end(vm: Vm, scratch: Path, **over: Any) -> list[str]:
+    """Run a machine until all is done, and return the lines of its console.
+
+    :param scratch: see :func:`observe`.
+    :param over: see :func:`observe`.
+    :raise UklError: ``measure-failed``, or of the machine that could not start.
+    :raise OSError: if a file cannot be read or written.
+    """
+    assert vm.kernel is not None  # of an image
+    with start_guest(vm.kernel, scratch, base=vm.initrd, vm=vm, **over) as it:
         outcome = it.wait(DEADLINE_S)
         if outcome is None:
             outcome, _ = it.give_up()
         lines = it.console.read_text(errors="backslashreplace").splitlines()
-        # There is no status port: that the power was turned off is all that is known.
-        if outcome.kind is not Kind.NO_STATUS or DONE not in lines:
+        # Without a status port, that the power was turned off is all that is known; with one, the
+        # application is known to have ended when it was told to.
+        ended = outcome.by_itself or outcome.kind is Kind.NO_STATUS
+        if not ended or DONE not in lines:
             raise UklError(
                 "measure-failed",
                 f"{vm.name}: not all that is to be counted was done: {outcome}",
                 hint=f"read the console log {it.console}",
                 detail=proc.tail(it.console),
             )
-    return gather(announced(lines), parse(out.read_bytes()))
+    return lines

@@ -12,10 +12,14 @@ from typing import Literal
 from pydantic import Field
 
 from ukl_build import files
+from ukl_build.image import Variant
 from ukl_build.measure.counts import Run, Workload
 from ukl_build.model import Model
 
-BASE = "twin"
+UKL = Variant.UKL.value
+"""What the image is called that it is all about."""
+
+BASE = Variant.TWIN.value
 """The image that others are compared with: it differs in one thing only."""
 
 
@@ -28,6 +32,11 @@ class Bar(Model):
     """Whether the guest's page tables are isolated."""
     image_bytes: int
     """Size of what is booted: the kernel, and the initramfs if it is not in there."""
+    memory_mib: int | None = None
+    """Smallest memory in which the smoke test passes, as :mod:`ukl_build.measure.memory` finds it;
+    None without such a test."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    """Of the application, if it is a package of Debian's, and of Linux, by what they are called."""
     runs: tuple[Run, ...] = Field(min_length=1)
     """All of the same machine, so that they must be the same."""
 
@@ -117,6 +126,12 @@ def cell(bar: Bar, name: str, base: Bar | None) -> Cell | None:
     )
 
 
+def words(cell: Cell) -> str:
+    """Return the instructions, and how they compare with the base's."""
+    ratio = "" if cell.ratio is None else f"  x {cell.ratio:.3f}"
+    return f"{cell.instructions.mean:,.0f}{ratio}"
+
+
 def repeats(bar: Bar, name: str) -> bool:
     """Tell whether all runs of a bar counted the same of one kind of request."""
     found = [[one for one in run.workloads if one.name == name] for run in bar.runs]
@@ -137,6 +152,59 @@ def settings(result: Result) -> Iterator[tuple[bool, list[Bar]]]:
 def base_of(bars: Sequence[Bar]) -> Bar | None:
     """Return the bar that others are compared with."""
     return next((bar for bar in bars if bar.image == BASE), None)
+
+
+def facts(bars: Sequence[Bar]) -> list[tuple[str, list[str]]]:
+    """Return what there is to say of images beside their requests, and of each what it is."""
+    runs = [bar.runs[0] for bar in bars]
+    rows: list[tuple[str, list[str | None]]] = [
+        (
+            "power-on to the first answer, instructions",
+            [f"{run.ready:,}" if run.ready is not None else None for run in runs],
+        ),
+        (
+            "the same, seconds of the guest's clock",
+            [f"{run.ready_ns / 1e9:.3f}" if run.ready_ns is not None else None for run in runs],
+        ),
+        (
+            "smallest memory, MiB",
+            [str(bar.memory_mib) if bar.memory_mib is not None else None for bar in bars],
+        ),
+        ("bytes that are booted", [f"{bar.image_bytes:,}" for bar in bars]),
+    ]
+    named = dict.fromkeys(name for bar in bars for name in bar.versions)
+    rows += [(f"version of {name}", [bar.versions.get(name) for bar in bars]) for name in named]
+    return [(what, [cell or "-" for cell in cells]) for what, cells in rows if any(cells)]
+
+
+def markdown(result: Result) -> str:
+    """Return the table for a document.
+
+    Of each request and image: instructions, and changes of the ring behind them.
+    """
+    images = list(dict.fromkeys(bar.image for bar in result.bars))
+    compared = [name for name in images if name != UKL] if UKL in images else []
+    rows = [[result.app, "pti", *images, *(f"{UKL} / {name}" for name in compared)]]
+    rows.append(["---", "---", *("---:" for _ in rows[0][2:])])
+    for pti, some in settings(result):
+        by_name = {bar.image: bar for bar in some}
+        for name in names(some):
+            cells = {image: cell(bar, name, None) for image, bar in by_name.items()}
+            row = [name, "on" if pti else "off", *(_brief(cells.get(image)) for image in images)]
+            rows.append(row + [_ratio(cells.get(UKL), cells.get(other)) for other in compared])
+    _, first = next(settings(result))
+    rows += [[what, "", *cells, *("" for _ in compared)] for what, cells in facts(first)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _brief(one: Cell | None) -> str:
+    return "-" if one is None else f"{one.instructions.mean:,.0f} · {one.transitions:.1f}"
+
+
+def _ratio(one: Cell | None, other: Cell | None) -> str:
+    if one is None or other is None:
+        return "-"
+    return f"{one.instructions.mean / other.instructions.mean:.3f}"
 
 
 def store(result: Result, path: Path) -> None:

@@ -16,6 +16,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from platformdirs import user_state_path
+
 from ukl_build import files
 from ukl_build.errors import UklError
 from ukl_build.image import Init
@@ -123,9 +125,25 @@ def choose(
         return Verdict(Accel.KVM, "works here")
     if asked == Accel.KVM:
         raise UklError(
-            "kvm-unusable", f"KVM does not work here: {why}", hint="use --accel tcg, or auto"
+            "kvm-unusable",
+            f"KVM does not work here: {why}",
+            hint="ukl-run --accel auto takes TCG then, and bench without accel=kvm counts",
         )
     return Verdict(Accel.TCG, f"KVM does not work here: {why}")
+
+
+def here(asked: str) -> Verdict:
+    """Return what to execute guests with on this machine.
+
+    :param asked: ``auto``, ``kvm`` or ``tcg``.
+    :raise UklError: ``kvm-unusable`` if KVM was asked for and does not work.
+    """
+    return choose(
+        asked,
+        state=user_state_path("ukl-build"),
+        boot_id=Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
+        cpuinfo=Path("/proc/cpuinfo").read_text(encoding="utf-8"),
+    )
 
 
 def _cached_probe(cache: Path, boot_id: str) -> str | None:

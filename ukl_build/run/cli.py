@@ -171,7 +171,7 @@ def parser() -> argparse.ArgumentParser:
         help="put a copy of a file into the guest",
     )
     made.add_argument(
-        "-m", dest="memory", metavar="MIB", type=_count(32, 1 << 20, "MiB"), help="memory"
+        "-m", dest="memory", metavar="MIB", type=_count(1, 1 << 20, "MiB"), help="memory"
     )
     made.add_argument("--cpus", metavar="N", type=_count(1, 64, "processors"), help="processors")
     made.add_argument("--accel", choices=["auto", "kvm", "tcg"], default="auto")
@@ -546,12 +546,7 @@ def run(options: argparse.Namespace) -> int:
             state=state / "disks" / image.label,
         )
         vm = found.to(replace(vm, memory_mib=options.memory or vm.memory_mib))
-        verdict = accel.choose(
-            options.accel,
-            state=user_state_path("ukl-build"),
-            boot_id=Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
-            cpuinfo=Path("/proc/cpuinfo").read_text(encoding="utf-8"),
-        )
+        verdict = accel.here(options.accel)
         vm = replace(
             vm,
             cpus=options.cpus or vm.cpus,

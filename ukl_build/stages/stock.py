@@ -101,12 +101,12 @@ def _in_folder(wanted: Stock, folder: Path) -> list[tuple[str, Found, str]]:
         what
         for what, there in (
             (f"{wanted.package}_*.deb ({wanted.tested} was tested last)", wanted.package in names),
-            (f"{KERNEL_IMAGE}_*.deb", any(map(_is_kernel, names))),
+            (f"{KERNEL_IMAGE}_*.deb", any(map(is_kernel, names))),
         )
         if not there
     ]
     twice = sorted({name for name in names if names.count(name) > 1})
-    kernels = [name for name in names if _is_kernel(name)]
+    kernels = [name for name in names if is_kernel(name)]
     if lacking or twice or len(kernels) > 1:
         raise UklError(
             "source-missing",
@@ -124,7 +124,8 @@ def _in_folder(wanted: Stock, folder: Path) -> list[tuple[str, Found, str]]:
     return found
 
 
-def _is_kernel(name: str) -> bool:
+def is_kernel(name: str) -> bool:
+    """Tell whether a package is a kernel, which has its version in its name."""
     return PurePosixPath(name).match(KERNEL_IMAGE)
 
 
@@ -154,7 +155,7 @@ def gather(wanted: Stock, place: Path) -> Root:
     :raise UklError: ``source-missing`` if something is in none of them, ``elf-format``.
     """
     trees = sorted(place.iterdir())
-    (kernel,) = (tree for tree in trees if _is_kernel(tree.name))
+    (kernel,) = (tree for tree in trees if is_kernel(tree.name))
     others = [tree for tree in trees if tree != kernel]
     union = _Union(others)
     found: dict[str, Path] = {}
