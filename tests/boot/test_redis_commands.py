@@ -173,8 +173,7 @@ DEATHS = {
 def test_it_dies_with_its_report(server: Redis, which: str) -> None:
     """Redis' own report, which walks its stack; and what it acknowledged is there afterwards."""
     number, said = DEATHS[which]
-    without = ("--crash-memcheck-enabled", "no")
-    outcome, lines = dying(server, "DEBUG", which, words=without)
+    outcome, lines = dying(server, "DEBUG", which)
     text = "\n".join(lines)
     assert outcome == Outcome(Kind.SIGNALED, number), text[-3000:]
     assert said in text
@@ -191,7 +190,8 @@ def test_it_dies_with_its_report(server: Redis, which: str) -> None:
 )
 def test_its_report_tests_the_memory(server: Redis) -> None:
     """As that of an ordinary process, whose static data but for .bss are of a file there."""
-    outcome, lines = dying(server, "DEBUG", "PANIC")
+    words = ("--crash-memcheck-enabled", "yes")
+    outcome, lines = dying(server, "DEBUG", "PANIC", words=words)
     assert outcome == Outcome(Kind.SIGNALED, signal.SIGABRT)
     assert any("Fast memory test PASSED" in line for line in lines)
 
