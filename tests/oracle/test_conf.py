@@ -94,7 +94,11 @@ OURS = [
     (name, init, extra)
     for name in recipe.names(ROOT / "recipes", recipe.Kind.APPLICATION)
     for init in Init
-    for extra in ((), ("test", "debug-info", "ipv6", "virtio-blk", "ext4", "9p", "watchdog"))
+    for extra in (
+        (),
+        ("small",),
+        ("test", "debug-info", "ipv6", "virtio-blk", "ext4", "9p", "watchdog"),
+    )
 ]
 
 

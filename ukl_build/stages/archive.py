@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ukl_build import proc
+from ukl_build import files, proc
 from ukl_build.elf import access, contract, layout, names, unwind
 from ukl_build.elf.access import Counts
 from ukl_build.elf.names import PROVIDED, UNPREFIXED
@@ -86,7 +86,9 @@ def link_application(
             hint="ld names the object at fault; the application's own build must link first",
         )
         if link_map is not None:
-            mapped.replace(link_map)
+            # Its last line names the output, in a folder of a moment.
+            text = mapped.read_text(encoding="utf-8").replace(str(linked), str(out))
+            files.write(link_map, text)
         linked.replace(out)
 
 
