@@ -91,14 +91,13 @@ def test_a_part_of_a_random_configuration_is_completed_alike(kernel: Kernel, see
 
 
 OURS = [
-    (name, init, extra)
-    for name in recipe.names(ROOT / "recipes", recipe.Kind.APPLICATION)
-    for init in Init
-    for extra in (
-        (),
-        ("small",),
-        ("test", "debug-info", "ipv6", "virtio-blk", "ext4", "9p", "watchdog"),
-    )
+    *(
+        (name, init, extra)
+        for name in recipe.names(ROOT / "recipes", recipe.Kind.APPLICATION)
+        for init in Init
+        for extra in ((), ("test", "debug-info", "ipv6", "virtio-blk", "ext4", "9p", "watchdog"))
+    ),
+    ("redis", Init.RING3, ("small",)),
 ]
 
 
