@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What takes the bytes of an image: ``scons app=NAME size``.
 
-Make's list of the kernel's objects tells, the map of the application's partial link, and vmlinux
-for what the last link adds.  What is left is room for alignment, and in the kernel's lib/ the few
-objects that are linked only where something needs them.
+The maps of two partial links tell, the application's and the kernel's, and vmlinux for what the
+last link adds.  What is left is room for alignment.
 """
 
 from __future__ import annotations
@@ -11,8 +10,9 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -117,28 +117,33 @@ def owner_of(file: str, home: Path) -> str:
     return "application" if own else "application: start files"
 
 
-def linked(text: str, sections: Mapping[str, Content], home: Path) -> Iterator[Piece]:
-    """Return what each file has of the application's partial link.
+def linked(
+    text: str, sections: Iterable[Content], owner: Callable[[Content, str], str]
+) -> Iterator[Piece]:
+    """Return what each file has of a partial link.
 
     :param text: ld's map.
-    :param sections: those of the object that was linked, by name.
-    :param home: folder of the application's own outputs.
+    :param sections: those of the object that was linked.
+    :param owner: tells whose a section of a file is.
     """
+    by_name = {one.name: one for one in sections}
     for found in _PLACE.finditer(text):
-        whole = sections.get(found["section"])
+        whole = by_name.get(found["section"])
         offset, size = int(found["offset"], 16), int(found["size"], 16)
         if whole is None or not size or offset + size > whole.size:
             continue
         data = whole.data[offset : offset + size]
         content = replace(whole, size=size, data=data)
-        yield Piece(owner_of(found["file"], home), found["file"], content)
+        yield Piece(owner(whole, found["file"]), found["file"], content)
 
 
 # --- The kernel ---------------------------------------------------------------------------------
 
 
-def subsystem(path: str) -> str:
-    """Return what part of the kernel an object is: two folders of its path at most."""
+def subsystem(section: Content, path: str) -> str:
+    """Return what part of the kernel a section of an object is: two folders of its path at most."""
+    if section.name.startswith(UNWINDING):
+        return "Linux: unwind tables"
     folders = path.split("/")[:-1]
     return f"Linux: {'/'.join(folders[:2])}"
 
@@ -146,14 +151,23 @@ def subsystem(path: str) -> str:
 def kernel(out: Path) -> Iterator[Piece]:
     """Return what each of the kernel's objects has.
 
+    They are linked as make has linked them (scripts/Makefile.vmlinux_o), for the map.
+
     :param out: make's output folder.
     :raise UklError: ``elf-format``, ``tool-missing`` or ``tool-failed``.
     """
-    listed = proc.run(["ar", "t", "vmlinux.a"], cwd=out).stdout.splitlines()
-    for name in listed:
-        for content in contents(out / name):
-            owner = "Linux: unwind tables" if content.name.startswith(UNWINDING) else None
-            yield Piece(owner or subsystem(name), name, content)
+    with tempfile.TemporaryDirectory(prefix="ukl-size-") as folder:
+        made, mapped = Path(folder) / "vmlinux.o", Path(folder) / "map"
+        proc.run(
+            [
+                *("ld", "-r", "-m", "elf_x86_64", f"-Map={mapped}", "-o", made),
+                *("--whole-archive", "vmlinux.a", "--no-whole-archive"),
+                *("--start-group", "lib/lib.a", "arch/x86/lib/lib.a", "--end-group"),
+            ],
+            cwd=out,
+            hint="build the image again: something has removed files of make's",
+        )
+        yield from linked(mapped.read_text(encoding="utf-8"), contents(made), subsystem)
 
 
 def tables(vmlinux: Path, out: Path) -> Iterator[Piece]:
@@ -230,10 +244,9 @@ def sizes(layout: Layout) -> Sizes:
     :raise UklError: ``image-missing``, ``elf-format``, ``tool-missing`` or ``tool-failed``.
     :raise OSError: if a file cannot be read.
     """
-    app = {one.name: one for one in contents(layout.linked)}
     text = layout.link_map.read_text(encoding="utf-8")
     pieces = [
-        *linked(text, app, layout.home),
+        *linked(text, contents(layout.linked), lambda _, file: owner_of(file, layout.home)),
         *kernel(layout.linux),
         *tables(layout.vmlinux, layout.linux),
     ]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,9 +47,14 @@ def home(tmp_path: Path) -> Path:
     return home
 
 
+def of_the_application(text: str, home: Path) -> Iterator[size.Piece]:
+    """Return the pieces of the link as a map has it."""
+    return size.linked(text, contents(home / "app.o"), lambda _, file: size.owner_of(file, home))
+
+
 def test_all_of_a_partial_link_has_an_owner(home: Path) -> None:
     sections = {one.name: one for one in contents(home / "app.o")}
-    pieces = list(size.linked((home / "app.map").read_text(), sections, home))
+    pieces = list(of_the_application((home / "app.map").read_text(), home))
     parts = {part.owner: part for part in size.measured(pieces)}
     assert set(parts) == {"application", "application: libsecond.a"}
     own, library = parts["application"], parts["application: libsecond.a"]
@@ -61,8 +67,7 @@ def test_all_of_a_partial_link_has_an_owner(home: Path) -> None:
 
 def test_a_map_of_another_link_is_not_believed(home: Path) -> None:
     text = " .text          0x0000000000000000   0x999999 /x/y.o\n"
-    sections = {one.name: one for one in contents(home / "app.o")}
-    assert not list(size.linked(text, sections, home))
+    assert not list(of_the_application(text, home))
 
 
 @pytest.mark.parametrize(
@@ -75,7 +80,8 @@ def test_a_map_of_another_link_is_not_believed(home: Path) -> None:
     ],
 )
 def test_an_object_belongs_to_two_folders_at_most(path: str, name: str) -> None:
-    assert size.subsystem(path) == name
+    section = Content(".text", 0, code=True, size=0, data=b"")
+    assert size.subsystem(section, path) == name
 
 
 @pytest.mark.parametrize(
