@@ -17,6 +17,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
+from ukl_build import files
 from ukl_build.errors import UklError
 
 
@@ -27,6 +28,14 @@ class Model(BaseModel):
 
 
 M = TypeVar("M", bound=Model)
+
+
+def store_result(result: Model, path: Path) -> None:
+    """Write the file of a result, whole.
+
+    :raise OSError: if it cannot be written.
+    """
+    files.write(path, result.model_dump_json(indent=1, by_alias=True) + "\n")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -21,10 +21,10 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from ukl_build import files, proc
+from ukl_build import proc
 from ukl_build.elf.contents import Content, addresses, contents
 from ukl_build.errors import UklError, reported
-from ukl_build.model import Model
+from ukl_build.model import Model, store_result
 from ukl_build.plan import Layout
 
 WHOLE = ("_text", "_end")
@@ -330,7 +330,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def show() -> int:
         layout = Layout(options.build, options.app)
         found = sizes(layout)
-        files.write(layout.size, found.model_dump_json(by_alias=True, indent=1) + "\n")
+        store_result(found, layout.size)
         console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
         console.print(table(found))
         return 0

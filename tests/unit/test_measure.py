@@ -30,6 +30,7 @@ from ukl_build.measure.counts import (
     parse,
 )
 from ukl_build.measure.guest import load_argv, machine
+from ukl_build.model import store_result
 from ukl_build.recipe import Bench, load
 from ukl_build.recipe import Workload as Asked
 
@@ -218,7 +219,7 @@ def test_the_table_for_a_document_has_both_settings_and_the_ratios() -> None:
 
 def test_the_result_file_has_all_counts(tmp_path: Path) -> None:
     result = report.Result(app="x", qemu="7", bars=(bar("ukl", workload("a", [1, 2])),))
-    report.store(result, tmp_path / "r.json")
+    store_result(result, tmp_path / "r.json")
     assert report.Result.model_validate_json((tmp_path / "r.json").read_bytes()) == result
 
 

@@ -13,6 +13,7 @@ from ukl_build.errors import UklError
 from ukl_build.image import App, Image, store
 from ukl_build.measure import cli, wall
 from ukl_build.measure.guest import Programs
+from ukl_build.model import store_result
 from ukl_build.recipe import Bench
 from ukl_build.run.vm import Accel, Vm
 
@@ -55,7 +56,7 @@ def test_the_table_says_what_its_numbers_are_worth(
     cells = [list(column.cells) for column in off.columns]
     assert cells == [["a"], ["2.000  x 0.500\n1.000 to 3.000"], ["4.000  x 1.000\n4.000 to 4.000"]]
     assert [list(column.cells) for column in on.columns] == [["a"], ["8.000\n8.000 to 8.000"]]
-    wall.store(result, tmp_path / "r.json")
+    store_result(result, tmp_path / "r.json")
     assert wall.Result.model_validate_json((tmp_path / "r.json").read_bytes()) == result
 
 

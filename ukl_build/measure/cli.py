@@ -23,6 +23,7 @@ from ukl_build.image import load
 from ukl_build.measure import memory, plot, report, wall
 from ukl_build.measure.guest import Programs, run
 from ukl_build.measure.versions import versions
+from ukl_build.model import store_result
 from ukl_build.recipe import AppRecipe, Bench
 from ukl_build.recipe import load as load_recipe
 from ukl_build.run import accel, qemu
@@ -248,7 +249,7 @@ def time(options: argparse.Namespace) -> int:
         )
     result = wall.Result(app=recipe.name, accel=verdict.accel, qemu=qemu_version(), bars=bars)
     out = options.out.with_stem(f"{options.out.stem}-{verdict.accel}")
-    wall.store(result, out)
+    store_result(result, out)
     console = _console()
     for made in wall.tables(result):
         console.print(made)
@@ -280,7 +281,7 @@ def compare(options: argparse.Namespace) -> int:
             )
         ]
     result = report.Result(app=recipe.name, qemu=qemu_version(), bars=tuple(bars))
-    report.store(result, options.out)
+    store_result(result, options.out)
     files.write(options.out.with_suffix(".md"), report.markdown(result))
     for drawing, some in drawings(result, options.out):
         files.write(drawing, plot.draw(recipe.name, some))

@@ -5,13 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
 from pydantic import Field
 
-from ukl_build import files
 from ukl_build.image import Variant
 from ukl_build.measure.counts import Run, Workload
 from ukl_build.model import Model
@@ -205,11 +203,3 @@ def _ratio(one: Cell | None, other: Cell | None) -> str:
     if one is None or other is None:
         return "-"
     return f"{one.instructions.mean / other.instructions.mean:.3f}"
-
-
-def store(result: Result, path: Path) -> None:
-    """Write the result file, whole.
-
-    :raise OSError: if it cannot be written.
-    """
-    files.write(path, result.model_dump_json(indent=1, by_alias=True) + "\n")

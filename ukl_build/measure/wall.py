@@ -18,7 +18,6 @@ from typing import Literal
 from pydantic import Field
 from rich.table import Table
 
-from ukl_build import files
 from ukl_build.errors import UklError
 from ukl_build.image import load
 from ukl_build.measure.counts import announced
@@ -171,11 +170,3 @@ def _words(one: Cell | None, base: Bar | None, name: str) -> str:
     other = cell(base, name) if base is not None else None
     ratio = f"  x {one.median / other.median:.3f}" if other is not None else ""
     return f"{one.median:,.3f}{ratio}\n{one.least:,.3f} to {one.most:,.3f}"
-
-
-def store(result: Result, path: Path) -> None:
-    """Write the result file, whole.
-
-    :raise OSError: if it cannot be written.
-    """
-    files.write(path, result.model_dump_json(indent=1, by_alias=True) + "\n")
