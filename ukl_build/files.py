@@ -109,3 +109,20 @@ def copy(source: Path, target: Path) -> None:
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.copyfile(source, temporary)
     temporary.replace(target)
+
+
+def link(path: Path, target: Path) -> None:
+    """Make a symbolic link, or change one atomically; one that is right is left alone.
+
+    What is behind a link is looked at while it changes: SCons asks for headers in one thread while
+    a stage runs in another, and takes one that is not there for a moment for missing.
+
+    :raise OSError: if the folder cannot be made or written.
+    """
+    if path.is_symlink() and path.readlink() == target:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)  # of a build that was killed
+    temporary.symlink_to(target)
+    temporary.replace(path)

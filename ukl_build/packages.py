@@ -204,10 +204,10 @@ def publish(made: Sequence[Package], place: Path, out: Path, *, stage: str, repe
     :raise OSError: if it cannot be written.
     """
     place.mkdir(parents=True, exist_ok=True)
-    for link in place.iterdir():
-        link.unlink()
     for package in made:
-        (place / package.name).symlink_to(package.path)
+        files.link(place / package.name, package.path)
+    for other in set(place.iterdir()) - {place / package.name for package in made}:
+        other.unlink()
     record = manifest.Manifest(
         stage=stage,
         inputs={package.name: package.version for package in made},

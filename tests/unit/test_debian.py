@@ -143,6 +143,31 @@ def test_a_package_that_is_no_longer_named_is_no_longer_linked(world: World) -> 
     assert [path.name for path in world.place.iterdir()] == ["libone-dev"]
 
 
+def test_a_header_is_never_away_while_packages_are_linked_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SCons asks for headers while the stage runs; one that was away for a moment is an error."""
+    world.publish()
+    header = world.place / "libone-dev" / "usr/include/one.h"
+    there = []
+    change = Path.symlink_to
+
+    def symlink_to(self: Path, target: Path) -> None:
+        there.append(header.is_file())
+        change(self, target)
+        there.append(header.is_file())
+
+    monkeypatch.setattr(Path, "symlink_to", symlink_to)
+    world.publish()
+    assert there == []
+    replaced = shutil.copytree(header.parents[2], world.root / "other")
+    files.link(world.place / "libone-dev", replaced)
+    assert header.resolve() == replaced / "usr/include/one.h"
+    world.publish()
+    assert there == [True] * 4
+    assert header.resolve() != replaced / "usr/include/one.h"
+
+
 @pytest.mark.parametrize(
     ("what", "archives", "headers", "expected"),
     [

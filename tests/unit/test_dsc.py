@@ -136,6 +136,27 @@ def test_the_record_names_the_version_the_tree_and_each_file(world: World) -> No
     assert manifest.load(out) == record
 
 
+def test_the_sources_are_never_away_while_their_link_is_made_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SCons asks for headers while the stage runs; one that was away for a moment is an error."""
+    link, out = world.root / "build" / "source", world.root / "build" / "source.manifest.json"
+    dsc.publish(world.prepare(), link, out, repeat="scons")
+    there = []
+    change = Path.symlink_to
+
+    def symlink_to(self: Path, target: Path) -> None:
+        there.append((link / "a.c").is_file())
+        change(self, target)
+
+    monkeypatch.setattr(Path, "symlink_to", symlink_to)
+    world.publish_package("1:2.1-1")
+    tree = world.prepare(world.mirror)
+    dsc.publish(tree, link, out, repeat="scons")
+    assert there[-1:] == [True]
+    assert link.resolve() == tree.path
+
+
 def test_another_version_than_the_tested_one_is_pointed_out(world: World) -> None:
     assert world.prepare(tested="1:1.9-1").version == TESTED
     (warning,) = world.warnings()

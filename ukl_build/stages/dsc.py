@@ -98,9 +98,7 @@ def publish(tree: Tree, link: Path, out: Path, *, repeat: str) -> None:
 
     :raise OSError: if it cannot be written.
     """
-    link.parent.mkdir(parents=True, exist_ok=True)
-    link.unlink(missing_ok=True)
-    link.symlink_to(tree.path)
+    files.link(link, tree.path)
     record = manifest.Manifest(
         stage="source",
         inputs={tree.package: tree.version, **tree.inputs},
