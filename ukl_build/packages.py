@@ -204,9 +204,10 @@ def publish(made: Sequence[Package], place: Path, out: Path, *, stage: str, repe
     :raise OSError: if it cannot be written.
     """
     place.mkdir(parents=True, exist_ok=True)
-    for package in made:
-        files.link(place / package.name, package.path)
-    for other in set(place.iterdir()) - {place / package.name for package in made}:
+    links = {place / package.name: package.path for package in made}
+    for link, target in links.items():
+        files.link(link, target)
+    for other in set(place.iterdir()) - links.keys():
         other.unlink()
     record = manifest.Manifest(
         stage=stage,

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from tests.boot.redis_guest import (
 )
 from tests.boot.redis_load import answered, asked, clients, differences, templates
 from tests.boot.test_ring0 import complaints
+from tests.waiting import wait_for
 from ukl_build import cpio
 from ukl_build.run.machine import Machine
 from ukl_build.run.outcome import Kind, Outcome
@@ -263,6 +264,19 @@ ENDLESS = "while true do end"
 FUNCTION = f"#!lua name=lib\nredis.register_function('endless', function() {ENDLESS} end)"
 
 
+def wait_until_all_are_served(made: Sequence[Writer]) -> None:
+    before = [writer.acknowledged for writer in made]
+    wait_for(
+        lambda: all(one.acknowledged > had for one, had in zip(made, before, strict=True)),
+        "an answer to every writer",
+        ANSWER_S,
+    )
+
+
+def wait_until_refused(made: Sequence[Writer], times: int) -> None:
+    wait_for(lambda: sum(one.refused for one in made) >= times, f"{times} refusals", ANSWER_S)
+
+
 @pytest.mark.parametrize("kind", ["SCRIPT", "FUNCTION"])
 def test_an_endless_script_is_killed(server: Redis, kind: str) -> None:
     machine = server.run("--busy-reply-threshold", "100")
@@ -271,17 +285,10 @@ def test_an_endless_script_is_killed(server: Redis, kind: str) -> None:
     call = ("EVAL", ENDLESS, "0") if kind == "SCRIPT" else ("FCALL", "endless", "0")
     with writers(machine) as made:
         for _ in range(5):
-            # Everybody is served between two scripts.
-            served = [writer.acknowledged for writer in made]
-            deadline = time.monotonic() + ANSWER_S
-            while any(made[i].acknowledged == served[i] for i in range(CLIENTS)):
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            wait_until_all_are_served(made)
             before = sum(writer.refused for writer in made)
             runner.send_command(*call)
-            while sum(writer.refused for writer in made) < before + CLIENTS:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            wait_until_refused(made, before + CLIENTS)
             assert asked(main, kind, "KILL") == b"OK"
             assert "killed by user" in str(answered(runner))
     assert machine.stop() == Outcome(Kind.EXITED, 0)
@@ -291,10 +298,7 @@ def test_a_script_that_has_written_is_not_killed_but_its_server_ends(server: Red
     machine = server.run("--busy-reply-threshold", "100")
     main, runner = connection(machine), connection(machine)
     runner.send_command("EVAL", f"redis.call('set', KEYS[1], 1) {ENDLESS}", "1", "key")
-    deadline = time.monotonic() + ANSWER_S
-    while "busy" not in str(asked(main, "PING")):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: "busy" in str(asked(main, "PING")), "a refusal", ANSWER_S)
     assert "UNKILLABLE" in str(asked(main, "SCRIPT", "KILL"))
     main.send_command("SHUTDOWN", "NOSAVE")
     outcome, lines = ended(machine, ANSWER_S)
@@ -377,10 +381,7 @@ def test_pipelines_transactions_messages_and_expiry(server: Redis) -> None:
         for number in range(500):
             one.set(f"short:{number}", number, px=300)
         one.set("long", "there", px=3_600_000)
-        deadline = time.monotonic() + ANSWER_S
-        while one.dbsize() > 1:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_for(lambda: one.dbsize() <= 1, "the end of what expires", ANSWER_S)
         assert one.get("long") == b"there"
 
 

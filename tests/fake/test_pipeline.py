@@ -9,21 +9,13 @@ import os
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.project import FAKE_LINUX, Project, tarball
+from tests.waiting import wait_for
 from ukl_build import files, image, manifest
-
-
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"in vain: {what}"
-        time.sleep(0.02)
 
 
 def test_an_image_holds_the_kernel_the_application_and_the_initramfs(project: Project) -> None:
