@@ -19,7 +19,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from ukl_build import image
 from ukl_build.run.machine import Machine
 from ukl_build.run.qemu import VIRTIO
-from ukl_build.run.vm import Drive, Forward, from_image
+from ukl_build.run.vm import LOCALHOST, Drive, Forward, from_image
 
 PORT = 6379
 ANSWER_S = 90.0
@@ -82,12 +82,12 @@ class Redis:
 
 def client(machine: Machine) -> redis.Redis:
     """Return a client of a server."""
-    return redis.Redis(port=machine.host_port(PORT), socket_timeout=ANSWER_S)
+    return redis.Redis(LOCALHOST, machine.host_port(PORT), socket_timeout=ANSWER_S)
 
 
 def connection(machine: Machine) -> ConnectionInterface:
     """Return a connection to a server, by RESP2."""
-    return redis.Connection(port=machine.host_port(PORT), protocol=2, socket_timeout=ANSWER_S)
+    return redis.Connection(LOCALHOST, machine.host_port(PORT), protocol=2, socket_timeout=ANSWER_S)
 
 
 def ordinary_connection(folder: Path) -> ConnectionInterface:

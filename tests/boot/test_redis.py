@@ -27,6 +27,7 @@ from tests.boot.redis_guest import ANSWER_S, PORT, Redis, client, ordinary
 from tests.boot.test_disk import is_clean
 from ukl_build.run.machine import Machine
 from ukl_build.run.outcome import Kind
+from ukl_build.run.vm import LOCALHOST
 
 pytestmark = [pytest.mark.boot, pytest.mark.long]
 
@@ -65,7 +66,7 @@ class Writer(threading.Thread):
     __eq__ = threading.Thread.__eq__
 
     def run(self) -> None:
-        server = redis.Redis(port=self.port, socket_timeout=ANSWER_S)
+        server = redis.Redis(LOCALHOST, self.port, socket_timeout=ANSWER_S)
         try:
             for number in itertools.count():
                 key = f"{self.name_of_keys}:{number}".encode()

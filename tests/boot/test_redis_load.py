@@ -388,7 +388,9 @@ def test_pipelines_transactions_messages_and_expiry(server: Redis) -> None:
 def test_a_thousand_clients_are_served_and_may_be_killed(server: Redis) -> None:
     machine = server.run()
     port = machine.host_port(PORT)
-    clients = [redis.Connection(port=port, socket_timeout=ANSWER_S) for _ in range(CONNECTIONS)]
+    clients = [
+        redis.Connection(LOCALHOST, port, socket_timeout=ANSWER_S) for _ in range(CONNECTIONS)
+    ]
     for number, each in enumerate(clients):
         each.connect()
         each.send_command("SET", f"client:{number}", number)
