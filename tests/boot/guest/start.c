@@ -34,6 +34,7 @@
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -301,6 +302,9 @@ static int state(char **argv)
 	say_auxv();
 	say_machine(argv);
 	printf("start end\n");
+	fflush(stdout);
+	/* As an ordinary process 1 its end is a panic, before which nobody waits for the console. */
+	tcdrain(1);
 	return 0;
 }
 
