@@ -15,7 +15,7 @@ import struct
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import pytest
 from tests.boot.conftest import HELPER, Start
 from tests.boot.gdbstub import Gdb, Registers, disassemble, size_of
 from tests.boot.ring0 import RING0, Ring0, ordinary, relink
+from tests.waiting import wait_for
 from ukl_build.image import Protocol
 from ukl_build.initconf import Job, Mode
 from ukl_build.run.machine import Machine
@@ -64,16 +65,6 @@ def beats(machine: Machine) -> list[tuple[int, int]]:
     """Return rounds of the program, and how much was wrong in them."""
     text = machine.console.read_text(errors="backslashreplace")
     return [(int(one), int(two)) for one, two in re.findall(r"^beat (\d+) (\d+)\r?$", text, re.M)]
-
-
-def wait_until(true: Callable[[], object], timeout_s: float = STEP_S) -> bool:
-    """Wait until something is so; tell whether it came to that."""
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        if true():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 @pytest.fixture(scope="session")
@@ -265,7 +256,7 @@ def sweep(
 def goes_on(machine: Machine) -> None:
     """Check that the program goes on, and had nothing wrong."""
     before = len(beats(machine))
-    assert wait_until(lambda: len(beats(machine)) >= before + 5), "the program stands still"
+    wait_for(lambda: len(beats(machine)) >= before + 5, "five more rounds", STEP_S)
     assert [row for row in beats(machine) if row[1]] == []
     assert complaints(machine) == []
 
@@ -292,7 +283,7 @@ def test_an_nmi_may_come_at_every_instruction_of_the_entry(
     start: Start, entries: Ring0, movss: Path, tmp_path: Path, cmdline: tuple[str, ...]
 ) -> None:
     with start_beating(start, entries, movss, cmdline) as (machine, path):
-        assert wait_until(lambda: beats(machine), BOOT_S)
+        wait_for(lambda: beats(machine), "the first round", BOOT_S)
         with Gdb(path) as gdb, datagrams(machine):
             count, never = sweep(gdb, machine, entries, tmp_path, 300)
         print(f"{count} NMIs")
@@ -306,7 +297,7 @@ def test_a_fault_in_an_nmi_needs_room_on_the_ist_stack(
 ) -> None:
     """The test above sees what it is for: without the room, a frame is overwritten."""
     with start_beating(start, entries, movss) as (machine, path):
-        assert wait_until(lambda: beats(machine), BOOT_S)
+        wait_for(lambda: beats(machine), "the first round", BOOT_S)
         names = entries.symbols()
         with Gdb(path) as gdb:
             code = instructions(gdb, names["exc_nmi"], 0x140, tmp_path / "code")
@@ -357,7 +348,7 @@ def test_mov_ss_before_a_system_call_does_no_harm(
     assert ended is not None, machine.console.read_text()
     assert ended.get("code") == 0, machine.console.read_text()
     # The console is slower than the port that says how a job ended.
-    assert wait_until(lambda: "movss.reports" in machine.console.read_text())
+    wait_for(lambda: "movss.reports" in machine.console.read_text(), "the last check", STEP_S)
     text = machine.console.read_text()
     assert "ok movss.survives" in text
     assert "ok movss.reports" in text

@@ -20,6 +20,7 @@ import pytest
 
 from tests.elf.conftest import SAMPLE, run, tool
 from tests.elf.minikernel import HIGH, LOW, link, slide
+from tests.waiting import wait_for
 from ukl_build.stages.archive import link_application, make_archive
 
 ENOUGH_S = 30
@@ -134,14 +135,6 @@ def fill(connection: socket.socket, block: bytes) -> int:
     return sent
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for something that happens soon."""
-    deadline = time.monotonic() + ENOUGH_S
-    while not condition():
-        assert time.monotonic() < deadline, f"did not happen within {ENOUGH_S} s"
-        time.sleep(0.01)
-
-
 def test_many_clients_lose_nothing(server: Server) -> None:
     """200 clients at once, 50 messages each, of many lengths."""
 
@@ -160,7 +153,7 @@ def test_many_clients_lose_nothing(server: Server) -> None:
         return sum(await asyncio.gather(*(client(number) for number in range(200))))
 
     assert asyncio.run(asyncio.wait_for(everyone(), 30)) == 10_000
-    wait_until(lambda: server.descriptors() == 5)
+    wait_for(lambda: server.descriptors() == 5, "the end of all connections", ENOUGH_S)
     assert server.end() == (0, "")
 
 
@@ -178,7 +171,7 @@ def test_thousands_of_clients(server: Server) -> None:
                 assert one.recv(100) == b"%d\n" % number
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    wait_until(lambda: server.descriptors() == 5)
+    wait_for(lambda: server.descriptors() == 5, "the end of all connections", ENOUGH_S)
 
 
 def test_a_half_closed_peer_gets_everything(server: Server) -> None:
@@ -228,7 +221,7 @@ def test_killed_clients_leave_nothing(server: Server) -> None:
                 one.sendall(b"y" * 100_000)
             one.close()  # SO_LINGER 0: a reset
         exchange(witness, b"still here")
-        wait_until(lambda: server.descriptors() == 6)
+        wait_for(lambda: server.descriptors() == 6, "the end of all but one", ENOUGH_S)
     assert server.end() == (0, "")
 
 
@@ -340,9 +333,9 @@ def test_interruptions_are_not_errors(server: Server) -> None:
     with server.connect() as one:
         for _ in range(5):
             # A SIGCONT before it has stopped would undo the SIGSTOP, and nothing be interrupted.
-            wait_until(is_in("S"))
+            wait_for(is_in("S"), "its sleep", ENOUGH_S)
             server.process.send_signal(signal.SIGSTOP)
-            wait_until(is_in("T"))
+            wait_for(is_in("T"), "its stop", ENOUGH_S)
             server.process.send_signal(signal.SIGCONT)
         exchange(one, b"unimpressed")
 
