@@ -615,21 +615,22 @@ def test_debugging_information_follows(
     assert found.split()[0] == "marked" and found.split()[1].endswith("unit.c:3")
 
 
+@pytest.mark.parametrize("name", ["ukl_syscall", "ukl_sys_231"])
 def test_the_kernels_gate_overrides_the_weak_one(
-    cc: Compiler, start: Path, archive: ArchiveOf, tmp_path: Path
+    name: str, cc: Compiler, start: Path, archive: ArchiveOf, tmp_path: Path
 ) -> None:
-    """ukl_syscall stays unprefixed and weak: a strong definition in the kernel wins."""
+    """A gate stays unprefixed and weak: a strong definition in the kernel wins."""
     gate = cc(
-        ".globl ukl_syscall\n.weak ukl_syscall\n.type ukl_syscall,@function\n"
-        "ukl_syscall: mov $3, %eax\nret\n.section .note.GNU-stack",
+        f".globl {name}\n.weak {name}\n.type {name},@function\n"
+        f"{name}: mov $3, %eax\nret\n.section .note.GNU-stack",
         suffix=".S", name="gate",
     )  # fmt: skip
-    unit = cc('int program(void) { int r; __asm__("call ukl_syscall" : "=a"(r)); return r; }')
+    unit = cc(f'int program(void) {{ int r; __asm__("call {name}" : "=a"(r)); return r; }}')
     made = archive(start, gate, unit)
-    assert " W ukl_syscall\n" in tool("nm", made)
+    assert f" W {name}\n" in tool("nm", made)
     strong = cc(
-        ".globl ukl_syscall, ukl_syscall_fde\nukl_syscall: mov $4, %eax\nret\nukl_syscall_fde:\n"
-        ".section .note.GNU-stack",
+        f".globl {name}\n{name}: mov $4, %eax\nret\n.section .note.GNU-stack\n"
+        + (".text\n.globl ukl_syscall_fde\nukl_syscall_fde:" if name == "ukl_syscall" else ""),
         suffix=".S", name="strong",
     )  # fmt: skip
     assert run_slid(made, tmp_path, strong) == 4

@@ -209,6 +209,24 @@ def test_a_red_zone_in_a_function_that_calls_the_gate_is_an_error(
     assert "red-zone" not in codes(look(cc(source, *level.split(), "-mno-red-zone")))
 
 
+@pytest.mark.parametrize("gate", ["ukl_sys_39", "ukl_sys_0"])
+def test_the_gate_of_one_system_call_is_a_gate(gate: str, cc: Compiler) -> None:
+    source = (GATE + RED_ZONE["value"]).replace("ukl_syscall", gate)
+    (found,) = [one for one in look(cc(source, "-mred-zone")).findings if one.code == "red-zone"]
+    assert gate in found.what
+    other = source.replace(gate, f"{gate}_")
+    assert "red-zone" not in codes(look(cc(other, "-mred-zone")))
+
+
+@pytest.mark.parametrize("name", ["ukl_syscall", "ukl_sys_3"])
+def test_the_instruction_of_a_gate_is_not_the_kernels(name: str, cc: Compiler) -> None:
+    """It is replaced; the one behind it is not."""
+    text = ".weak gate\n.type gate,@function\ngate: syscall\nret\n.size gate, . - gate\n"
+    after = ".globl f\n.type f,@function\nf: syscall\nret\n.size f, . - f\n"
+    found = look(cc((text + after).replace("gate", name) + END, suffix=".S")).findings
+    assert [(one.code, one.function) for one in found] == [("syscall", "f")]
+
+
 @pytest.mark.parametrize("level", [LEVELS[0], LEVELS[2]])  # -O0 puts arguments there
 @pytest.mark.parametrize("what", NO_RED_ZONE)
 def test_what_is_no_red_zone_is_not_called_one(what: str, level: str, cc: Compiler) -> None:
@@ -246,7 +264,7 @@ CASES: dict[str, tuple[str, str]] = {
     "unwind-table": ('.section .eh_frame,"a",@progbits\n.long 0\n.long 4\n.long 0',
                      '.section .eh_frame,"a",@progbits\n.long 0'),
     "size": (f".bss\n.skip {layout.MAX_IMAGE + 1}", f".bss\n.skip {layout.MAX_IMAGE - 4096}"),
-    "gate": (".globl ukl_syscall\nukl_syscall: ret", ".weak ukl_syscall\nukl_syscall: ret"),
+    "gate": (".globl ukl_sys_1\nukl_sys_1: ret", ".weak ukl_syscall\nukl_syscall: ret"),
     "ifunc": (".type g,@gnu_indirect_function\n.globl g\ng: ret",
               ".type g,@gnu_indirect_function\n.globl g\ng: ret\n"
               "lea __rela_iplt_start(%rip), %rax"),
@@ -619,7 +637,7 @@ def test_the_rebuilt_library_is_clean(library: libc.Parts) -> None:
         assert report.counts.error == report.counts.warning == 0, report.findings
         notes += report.findings
     sites = {one.member for one in notes if one.code == "syscall"}
-    assert sites == {"libc_sigaction.o", "vfork.o", "ukl_syscall.o", "clone.o", "clone3.o"}
+    assert sites == {"libc_sigaction.o", "vfork.o", "clone.o", "clone3.o"}
     assert {one.code for one in notes} <= {"cet", "hlt", "needs", "syscall", "tls"}
 
 

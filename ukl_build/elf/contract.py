@@ -13,7 +13,7 @@ from pathlib import Path
 import lief
 
 from ukl_build.elf import abi
-from ukl_build.elf.names import ENTRY, PREFIX, Tables
+from ukl_build.elf.names import ENTRY, PREFIX, Tables, prefixed
 from ukl_build.errors import UklError
 
 _ALLOC, _WRITE, _EXEC, _TLS = 0x2, 0x1, 0x4, 0x400
@@ -102,7 +102,7 @@ def _section_problems(binary: lief.ELF.Binary) -> list[str]:
 
 def _symbol_problems(binary: lief.ELF.Binary, tables: Tables) -> list[str]:
     found = []
-    provided = {name if name in tables.unprefixed else PREFIX + name for name in tables.provided}
+    provided = {prefixed(name, tables) for name in tables.provided}
     kind, bind = lief.ELF.Symbol.TYPE, lief.ELF.Symbol.BINDING
     local_over = False
     entries = 0
@@ -114,7 +114,7 @@ def _symbol_problems(binary: lief.ELF.Binary, tables: Tables) -> list[str]:
         local_over = local_over or not local
         if number == 0 or symbol.type in (kind.SECTION, kind.FILE):
             continue
-        if not name.startswith(PREFIX) and (local or name not in tables.unprefixed):
+        if not name.startswith(PREFIX) and (local or not tables.shared(name)):
             found.append(f"{name} has no prefix")
         if symbol.type == kind.GNU_IFUNC:
             found.append(f"{name} is an indirect function")

@@ -37,13 +37,18 @@ NO_ENTRY = f"the application has no global function {ENTRY}"
 class Tables:
     """What linker/unprefixed.toml and linker/provided.toml say."""
 
-    unprefixed: frozenset[str]
-    """Names that stay as they are: the application and the kernel mean the same thing."""
+    unprefixed: tuple[str, ...]
+    """Patterns (fnmatch) of names that stay as they are: the application and the kernel mean the
+    same thing."""
     provided: frozenset[str]
     """Names the application may leave undefined, because the kernel's linker script defines them
     (with the prefix, unless they are unprefixed as well)."""
     zero: tuple[str, ...]
     """Patterns (fnmatch) of weak names that are 0 when nothing defines them."""
+
+    def shared(self, name: str) -> bool:
+        """Tell whether a name is the same in the application and in vmlinux."""
+        return any(fnmatchcase(name, pattern) for pattern in self.unprefixed)
 
 
 def load_tables(
@@ -64,7 +69,7 @@ def load_tables(
                 hint="say why the application does without it",
             )
     return Tables(
-        frozenset(first["unprefixed"]),
+        tuple(first["unprefixed"]),
         frozenset(second["provided"]),
         (*second["zero"], *(zero or ())),
     )
@@ -202,9 +207,9 @@ def check_unprefixed(obj: ObjectFile, tables: Tables, report: Report = stop) -> 
     """
     for symbol in obj.symbols:
         if (
-            symbol.name in tables.unprefixed
+            symbol.st_bind not in (abi.STB_WEAK, abi.STB_LOCAL)
             and not symbol.undefined
-            and symbol.st_bind not in (abi.STB_WEAK, abi.STB_LOCAL)
+            and tables.shared(symbol.name)
         ):
             report(
                 RuleError(
@@ -218,7 +223,7 @@ def check_unprefixed(obj: ObjectFile, tables: Tables, report: Report = stop) -> 
 
 def prefixed(name: str, tables: Tables) -> str:
     """Return the name a symbol of the application has in vmlinux."""
-    return name if name in tables.unprefixed else PREFIX + name
+    return name if tables.shared(name) else PREFIX + name
 
 
 def prefix_symbols(symbols: Iterable[Symbol], tables: Tables) -> None:

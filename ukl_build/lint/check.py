@@ -24,11 +24,10 @@ from ukl_build.lint.symbols import Definition, Loaded, Names, resolve
 
 MAIN = "main"
 _IFUNC_BOUND = "__rela_iplt_start"
-_HOW_TO: dict[str, str] = {
-    GATE: "define it weakly as `syscall; ret`, as samples/tcp_server/start.S and the rebuilt C"
-    " library do"
-}
-"""What to do about certain undefined names."""
+_NO_GATE = (
+    "define it weakly as `syscall; ret`, as samples/tcp_server/start.S and the rebuilt C library do"
+)
+"""What to do about a gate that is not defined."""
 _SHOWN = 3
 """Names of one archive, or archives that have one name, that a finding shows."""
 
@@ -104,6 +103,8 @@ class _Lint:
             for site in places:
                 if id(site.section) not in loaded.discarded:
                     function = function_at(loaded.obj, site.section, site.offset)
+                    if site.rule == "syscall" and function and GATE.fullmatch(function.name):
+                        continue  # in vmlinux there is the kernel's gate instead
                     key = (site.rule, function.name if function else "", site.what)
                     if site.rule == "table":
                         key = (site.rule, site.section.name, "")
@@ -257,7 +258,7 @@ class _Lint:
         what = f"{_readable(name)} is not defined"
         if others:
             what += f" (used in {others} more object{'s' if others > 1 else ''})"
-        do = _HOW_TO.get(name, "")
+        do = _NO_GATE if GATE.fullmatch(name) else ""
         known = " or ".join(
             libraries.shown(path) for path in self.libraries.defining(name)[:_SHOWN]
         )

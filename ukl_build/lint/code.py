@@ -26,8 +26,8 @@ from ukl_build.elf.abi import SHF
 from ukl_build.elf.model import ObjectFile, Section, Symbol
 from ukl_build.errors import UklError
 
-GATE = "ukl_syscall"
-"""The call into the kernel."""
+GATE = re.compile(r"ukl_sys(?:call|_\d+)")
+"""The calls into the kernel, by the names in linker/unprefixed.toml."""
 _OBJDUMP = ("objdump", "-d", "-w", "-z", "--no-show-raw-insn", "-M", "att")
 _BATCH = 8 << 20
 """Bytes of objects that one objdump gets."""
@@ -264,25 +264,26 @@ def _red_zone(obj: ObjectFile, section: Section, text: str) -> Iterator[Site]:
     The psABI (3.2.2) gives a function the 128 bytes below its stack pointer, as long as it calls
     nothing.  Nothing in ring 0 takes them away: interrupts and exceptions leave the application's
     stack alone, signal frames spare them, and the ``syscall`` instruction writes no memory.  What
-    does write there is a call that the compiler does not see: the one of ``ukl_syscall`` in inline
+    does write there is a call that the compiler does not see: the one of a gate in inline
     assembly.  It pushes its return address, and the kernel's entry the flags below that.  What the
     kernel itself writes there afterwards, by a pointer that it was given, stays, so that functions
     that only read there (glibc's ____longjmp_chk) are right.
     """
     calls = [
-        one.r_offset - len(opcode)
+        (one.r_offset - len(opcode), one.symbol.name)
         for one in section.relocations
         for opcode in (b"\xe8", b"\xff\x15")  # call, call *…@GOTPCREL(%rip)
-        if one.symbol.name == GATE and section.data[: one.r_offset].endswith(opcode)
+        if GATE.fullmatch(one.symbol.name) and section.data[: one.r_offset].endswith(opcode)
     ]
     if not calls:
         return
     rows = [(int(row[1], 16), row[3], row[4]) for row in _ROW.finditer(text)]
     for start, end in _functions(obj, section) or [(0, section.sh_size)]:
-        inside = [call for call in calls if start <= call < end]
+        inside = [call for call in calls if start <= call[0] < end]
         if inside and _stores_below([row for row in rows if start <= row[0] < end]):
-            what = f"calls {GATE} while the function keeps something in its red zone"
-            yield Site("red-zone", section, inside[0], "call", what)
+            call, gate = inside[0]
+            what = f"calls {gate} while the function keeps something in its red zone"
+            yield Site("red-zone", section, call, "call", what)
 
 
 def _stores_below(rows: Sequence[tuple[int, str, str]]) -> bool:

@@ -4,6 +4,11 @@
  */
 #ifdef CONFIG_UNIKERNEL_LINUX
 
+/* What instructions leave behind for conditional ones. */
+#define UKL_ARITHMETIC_FLAGS						\
+	(X86_EFLAGS_CF | X86_EFLAGS_PF | X86_EFLAGS_AF |		\
+	 X86_EFLAGS_ZF | X86_EFLAGS_SF | X86_EFLAGS_OF)
+
 /*
  * Build pt_regs of a system call of the application at CPL 0, whose stack
  * pointer is in TSS.sp2, and leave the arguments of do_syscall_64() in their
@@ -23,25 +28,26 @@
 
 /*
  * Go to \label if the interrupted context is the application at CPL 0, by the
- * rule of ukl_mode().  Not for a context in the system call gap.
+ * rule of ukl_mode(); otherwise leave its stack pointer in RAX.  Not for a
+ * context in the system call gap.
  *
  * @frame:	offset of the IRET frame from the stack pointer
  */
 .macro UKL_JUMP_IF_APPLICATION label:req, frame:req
-	movq	(\frame + RSP - RIP)(%rsp), %rax
-	testq	%rax, %rax
-	jns	\label
-	/* Kernel stacks lie below the image, and most kernel text below the application's. */
-	cmpq	$__ukl_data_start, %rax
-	jb	.Lcheck_ip_\@
-	cmpq	$__ukl_data_end, %rax
-	jb	\label
-.Lcheck_ip_\@:
+	/* Most kernel text lies below the application's, and kernel stacks below the image. */
 	movq	\frame(%rsp), %rax
 	cmpq	$__ukl_text_start, %rax
-	jb	.Lkernel_\@
+	jb	.Lcheck_sp_\@
 	cmpq	$__ukl_text_end, %rax
 	jb	\label
+.Lcheck_sp_\@:
+	movq	(\frame + RSP - RIP)(%rsp), %rax
+	cmpq	$__ukl_data_start, %rax		/* signed: not the user half */
+	jl	.Lkernel_\@
+	cmpq	$__ukl_data_end, %rax
+	jl	\label
+	testq	%rax, %rax
+	jns	\label
 .Lkernel_\@:
 .endm
 
@@ -85,7 +91,8 @@
 	pushq	%rax
 	UKL_JUMP_IF_APPLICATION .Lapplication_\@, 2*8
 	.if \vector == X86_TRAP_PF
-	cmpq	$__entry_text_start, %rax	/* RAX is the interrupted RIP */
+	movq	2*8(%rsp), %rax			/* ip */
+	cmpq	$__entry_text_start, %rax
 	jb	.Lfrom_kernel_\@
 	cmpq	$__entry_text_end, %rax
 	jb	.Ldouble_fault_\@
@@ -96,8 +103,8 @@
 	subq	$(THREAD_SIZE - UKL_FRAME_SIZE), %rax
 	cmpq	$(PAGE_SIZE + UKL_FRAME_SIZE), %rax
 	jb	.Ldouble_fault_\@
-	.endif
 	movq	5*8(%rsp), %rax			/* sp */
+	.endif
 	andq	$~0xf, %rax
 	jmp	.Lmove_\@
 

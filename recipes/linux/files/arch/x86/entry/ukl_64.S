@@ -28,9 +28,12 @@ SYM_CODE_START(ukl_syscall)
 	pushq	$X86_EFLAGS_FIXED
 .Lfixed_pushed:
 	popfq
-.Lfixed_popped:
+SYM_INNER_LABEL(ukl_syscall_leaves, SYM_L_GLOBAL)
+	ANNOTATE_NOENDBR
 	jmp	ukl_entry_call
 SYM_CODE_END(ukl_syscall)
+
+#include "ukl_bypass.S"
 .Lend:
 
 /*
@@ -74,7 +77,7 @@ SYM_INNER_LABEL(ukl_syscall_fde, SYM_L_GLOBAL)
 	DW_CFA_def_cfa_offset(8)
 	DW_CFA_advance_loc(.Lflags_popped, .Lfixed_pushed)
 	DW_CFA_def_cfa_offset(16)
-	DW_CFA_advance_loc(.Lfixed_pushed, .Lfixed_popped)
-	DW_CFA_def_cfa_offset(8)
+	DW_CFA_advance_loc(.Lfixed_pushed, ukl_syscall_leaves)
+	DW_CFA_def_cfa_offset(8)	/* and so to the end of the stubs */
 	.balign	8
 .Lfde_end:

@@ -68,18 +68,19 @@ static pmd_t *ukl_pmd(const struct ukl_mm *ukl, unsigned long addr)
 	return ukl->pmd + pmd_index(addr);
 }
 
-static void *ukl_alloc_page(void)
+/* @zero: __GFP_ZERO, or 0 for a page that is then written whole. */
+static void *ukl_alloc_page(gfp_t zero)
 {
-	return (void *)get_zeroed_page(GFP_KERNEL_ACCOUNT);
+	return (void *)__get_free_page(GFP_KERNEL_ACCOUNT | zero);
 }
 
 /* A copy of the page table page that @entry of the kernel is in. */
-static void *ukl_copy_table(const void *entry)
+static void *ukl_copy_table(void *entry)
 {
-	void *table = ukl_alloc_page();
+	void *table = ukl_alloc_page(0);
 
 	if (table)
-		memcpy(table, PTR_ALIGN_DOWN(entry, PAGE_SIZE), PAGE_SIZE);
+		copy_page(table, PTR_ALIGN_DOWN(entry, PAGE_SIZE));
 	return table;
 }
 
@@ -121,13 +122,13 @@ static int ukl_alloc_data(struct ukl_mm *ukl, const struct ukl_mm *from)
 		addr = start + offset;
 		pmd = ukl_pmd(ukl, addr);
 		if (pmd_none(*pmd)) {
-			pte = ukl_alloc_page();
+			pte = ukl_alloc_page(__GFP_ZERO);
 			if (!pte)
 				return -ENOMEM;
 			set_pmd(pmd, __pmd(__pa(pte) | _KERNPG_TABLE_NOENC));
 		}
 
-		page = ukl_alloc_page();
+		page = ukl_alloc_page(from ? 0 : __GFP_ZERO);
 		if (!page)
 			return -ENOMEM;
 		if (from) {
@@ -148,20 +149,21 @@ static int ukl_alloc_data(struct ukl_mm *ukl, const struct ukl_mm *from)
 static void ukl_free(struct ukl_mm *ukl)
 {
 	unsigned long start = (unsigned long)__ukl_data_start;
-	unsigned long addr;
+	unsigned long end = start + ukl_data_size();
+	unsigned long addr, next;
 	pmd_t *pmd;
 	pte_t *pte;
-	int i;
 
-	for (addr = start; ukl->pmd && addr < start + ukl_data_size(); addr += PMD_SIZE) {
+	for (addr = start; ukl->pmd && addr < end; addr = next) {
+		next = min(addr + PMD_SIZE, end);
 		pmd = ukl_pmd(ukl, addr);
 		if (pmd_none(*pmd))
 			continue;
 		pte = pte_offset_kernel(pmd, addr);
-		for (i = 0; i < PTRS_PER_PTE; i++)
-			if (pte_present(pte[i]))
-				put_page(pte_page(pte[i]));
-		free_page((unsigned long)pte);
+		for (; addr < next; addr += PAGE_SIZE, pte++)
+			if (pte_present(*pte))
+				put_page(pte_page(*pte));
+		free_page(pmd_page_vaddr(*pmd));
 	}
 	free_page((unsigned long)ukl->pmd);
 	free_page((unsigned long)ukl->pud);

@@ -6,6 +6,7 @@
 #ifndef __ASSEMBLY__
 
 #include <linux/types.h>
+#include <asm/ukl_bypass.h>
 
 struct mm_struct;
 struct pt_regs;
@@ -35,7 +36,23 @@ static __always_inline bool ukl_data_address(unsigned long addr)
 extern char ukl_start[] asm("ukl._start");
 
 /* The call entry, asm only: see arch/x86/entry/ukl_64.S. */
-extern char ukl_syscall[];
+extern char ukl_syscall[], ukl_syscall_leaves[];
+extern char ukl_stubs[], ukl_stubs_end[], ukl_bypass_ret[];
+
+/*
+ * Has the application, on its way into the kernel, switched interrupts off and
+ * cleared AC, so that only the jump into the kernel's text is left?
+ */
+static __always_inline bool ukl_leaving(unsigned long addr)
+{
+	if (addr == (unsigned long)ukl_syscall_leaves)
+		return true;
+
+	return addr >= (unsigned long)ukl_stubs &&
+	       addr < (unsigned long)ukl_stubs_end &&
+	       addr % UKL_STUB_SIZE >= UKL_STUB_CLI &&
+	       addr % UKL_STUB_SIZE < UKL_STUB_FULL;
+}
 
 bool ukl_access_ok(unsigned long addr, unsigned long size);
 unsigned long ukl_range_end(unsigned long addr);
