@@ -22,6 +22,7 @@ from ukl_build.run.cli import IMAGE_FILE
 from ukl_build.run.guest import start_guest
 from ukl_build.run.machine import Machine
 from ukl_build.run.outcome import Kind, Outcome
+from ukl_build.stages import linux
 
 HELPER = "/helper"
 
@@ -85,7 +86,7 @@ def application(
     """
     out = ROOT / build / name
     if not (out / "linux").exists():
-        ring0.copy_kernel(built / "linux", out / "linux")
+        linux.begin_as(built / "linux", out / "linux")
     scons(f"app={name}", f"build={build}", *words, target)
     return out
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -19,9 +18,11 @@ from ukl_build.stages.archive import link_application, make_archive
 GUEST = Path(__file__).parent / "guest"
 POSIX = ROOT / "tests" / "posix" / "guest"
 SAMPLES = ROOT / "samples"
-SUITE = ("suite", "faults", "context", "protect", "victim", "subject")
+SUITE = ("suite", "faults", "context", "protect", "victim", "subject", "observed", "storm")
 """Parts of the program that runs in both rings; the first has the main function."""
-HELPERS = ("ring", "stress", "client", "security", "inspect")
+MAINS = ("faults", "context", "observed", "storm")
+"""Parts whose main function is called PART_main there."""
+HELPERS = ("ring", "stress", "client", "security", "inspect", "audited")
 """Ordinary programs, of one file each."""
 
 RING0 = "/UKL"
@@ -55,11 +56,11 @@ def source(part: str) -> Path:
 
 
 def compile_parts(folder: Path, parts: Sequence[str], flags: Sequence[str]) -> list[Path]:
-    """Compile parts of a program; the main function of each but the first is called PART_main."""
+    """Compile parts of a program, of which the first has the main function."""
     folder.mkdir()
     objects = []
     for number, part in enumerate(parts):
-        renamed = [f"-Dmain={part}_main"] if number and part in ("faults", "context") else []
+        renamed = [f"-Dmain={part}_main"] if number and part in MAINS else []
         out = folder / f"{part}.o"
         path = source(part)
         words: list[str | Path] = [
@@ -124,22 +125,6 @@ def static(out: Path, objects: Sequence[Path], library: libc.Parts) -> None:
     subprocess.run([*argv, *library.after], check=True)
 
 
-def copy_kernel(old: Path, new: Path) -> None:
-    """Copy make's output folder of a kernel, so that only what differs is compiled in the copy."""
-    old, new = old.resolve(), new.resolve()
-    copying = new.with_name(f"{new.name}.copying")
-    shutil.rmtree(copying, ignore_errors=True)
-    shutil.copytree(old, copying, symlinks=True)
-    # objtool's makefiles alone remember where they were, and would make it and all objects again.
-    for path in (copying / "tools").rglob(".*.cmd"):
-        text = path.read_text()
-        if str(old) in text:
-            time = path.stat().st_mtime_ns
-            path.write_text(text.replace(str(old), str(new)))
-            os.utime(path, ns=(time, time))
-    copying.rename(new)
-
-
 def fragments_of(built: Path) -> list[str]:
     """Return the names of the fragments that a kernel was configured by, in order."""
     rows = (built / "kconfig" / "report.txt").read_text(encoding="utf-8").splitlines()
@@ -186,7 +171,7 @@ def link_kernel(built: Path, folder: Path, fragments: Sequence[str] = ()) -> Rin
     built = built.resolve()
     shutil.copy2(built / "initramfs.cpio", folder)
     out = folder / "linux"
-    copy_kernel(built / "linux", out)
+    linux.begin_as(built / "linux", out)
     result = Ring0(folder / "suite.bzImage", folder / "suite.vmlinux")
     config = built / "kconfig" / "config"
     if fragments:

@@ -42,6 +42,9 @@ GATES = (
     *("asm_exc_page_fault", "asm_exc_debug"),
     *("asm_sysvec_apic_timer_interrupt", "asm_common_interrupt"),
 )
+WHOLE = ("ukl_entry_unsafe_stack", "ukl_syscall", "ukl_syscall_return", "ukl_bypass_return")
+GATE = "ukl_sys_39"
+"""What entries.c calls for getpid()."""
 DISCARD = 9
 EFAULT = -14 & (1 << 64) - 1
 UNMAPPED = 0xFFFF_FF00_0000_0000
@@ -183,22 +186,33 @@ def instructions(gdb: Gdb, begin: int, size: int, scratch: Path) -> dict[int, st
     return disassemble(gdb.read(begin, size), begin, scratch)
 
 
-def until_call(code: dict[int, str]) -> dict[int, str]:
-    """Return what comes up to the first call, that included: a gate's prologue."""
+def until(mnemonic: str, code: dict[int, str]) -> dict[int, str]:
+    """Return what comes up to the first such instruction, that included."""
     found = {}
     for address, text in code.items():
         found[address] = text
-        if text.startswith("call"):
+        if text.startswith(mnemonic):
             return found
-    raise AssertionError("a gate without a call")
+    raise AssertionError(f"there is no {mnemonic}")
 
 
-def never_run(code: dict[int, str], entry_end: int) -> set[int]:
-    """Return what only an overflow of a kernel stack, or nobody, runs.
+def target(branch: str) -> int:
+    """Return where a direct jump leads."""
+    return int(branch.split()[1], 16)
+
+
+def never_run(code: dict[int, str], entry_end: int, data_end: int) -> set[int]:
+    """Return what only an overflow of a kernel stack, a wild jump, or nobody, runs.
 
     :param entry_end: a comparison with this is only reached by a fault in the entry's text.
+    :param data_end: one with this, and the three instructions behind it, only by an application
+        with a stack of its own that runs somebody else's text.
     """
     found: set[int] = set()
+    rows = list(code)
+    for number, address in enumerate(rows):
+        if code[address] == f"cmp $0x{data_end:x},%rax":
+            found.update(rows[number : number + 4])
     block: list[int] = []
     for address, text in code.items():
         if re.match(r"(data16 |cs )*(nopw|nopl|xchg %ax,%ax|nop$|int3$)", text):
@@ -218,10 +232,17 @@ def prologues(
     gdb: Gdb, image: Ring0, names: Mapping[str, int], scratch: Path
 ) -> dict[str, dict[int, str]]:
     """Return the instructions of each way into the kernel."""
-    found = {name: until_call(instructions(gdb, names[name], 0x100, scratch)) for name in GATES}
-    for name in ("ukl_entry_unsafe_stack", "ukl_syscall"):
+    found = {name: until("call", instructions(gdb, names[name], 0x100, scratch)) for name in GATES}
+    for name in WHOLE:
         size = size_of(image.vmlinux, name)
         found[name] = instructions(gdb, names[name], size, scratch)
+    # A gate of a system call, and behind its jump the part of it that is kernel text, with the way
+    # out where there is something to do.
+    found[GATE] = until("jmp", instructions(gdb, names[GATE], 0x40, scratch))
+    within = target(list(found[GATE].values())[-1])
+    found["bypass"] = until("jmp", instructions(gdb, within, 0x80, scratch))
+    (work,) = [target(text) for text in found["bypass"].values() if text.startswith("jne")]
+    found["bypass_work"] = until("call", instructions(gdb, work, 0x80, scratch))
     return found
 
 
@@ -240,7 +261,7 @@ def sweep(
     left = {address: name for name, code in ways.items() for address in code}
     for name, code in ways.items():
         end_of_entry = names["__entry_text_end"] if name == "asm_exc_page_fault" else 0
-        for address in never_run(code, end_of_entry):
+        for address in never_run(code, end_of_entry, names["__ukl_data_end"]):
             left.pop(address, None)
     end = time.monotonic() + time_s
     while left and time.monotonic() < end:

@@ -40,7 +40,7 @@ COMPLAINTS = re.compile(
 KERNELS = re.compile(r"\[ *\d+\.\d{6}\] .*")
 """What the kernel itself says on a console that an application writes to as well."""
 
-CHECKS = {"faults": 45, "context": 40}
+CHECKS = {"faults": 45, "context": 45, "observed": 27, "storm": 4}
 """How many checks a program makes in ring 3: one that is left out is left out in both rings."""
 
 VARIANTS = {
@@ -102,12 +102,17 @@ def names(part: Part) -> list[str]:
 
 
 def run(
-    start: Start, image: Ring0, programs: dict[str, Path], vm: Vm, *jobs: Job
+    start: Start,
+    image: Ring0,
+    programs: dict[str, Path],
+    vm: Vm,
+    *jobs: Job,
+    wait_s: float = GUEST_S,
 ) -> tuple[list[Part], Machine]:
     """Run jobs in a guest to their end, without a complaint from its kernel."""
     vm = Vm(vm.name, cpus=vm.cpus, memory_mib=vm.memory_mib, cmdline=(*vm.cmdline, QUIET))
     machine = start(kernel=image.kernel, programs=programs, vm=vm, app="", jobs=jobs)
-    outcome, lines = ended(machine, GUEST_S)
+    outcome, lines = ended(machine, wait_s)
     assert [line for line in lines if COMPLAINTS.search(line)] == []
     assert outcome == Outcome(Kind.EXITED, 0), "\n".join(lines[-20:])
     return parts(lines), machine
@@ -128,11 +133,11 @@ def test_faults_and_interruptions_are_those_of_an_ordinary_process(
     vm = VARIANTS[variant]
     pti = "pti" if "pti=on" in vm.cmdline else "nopti"
     protect = Job((RING0, "protect", pti), any_end=True)
-    jobs = (protect, *both("faults"), *both("context"))
+    jobs = (protect, *both("faults"), *both("context"), *both("observed"))
     found, machine = run(start, ring0_image, ordinary, vm, *jobs)
     assert [(part.program, part.ring, part.ended) for part in found] == [
         ("protect", 0, True),
-        *(("faults", 3, True), ("faults", 0, True), ("context", 3, True), ("context", 0, True)),
+        *((name, ring, True) for name in ("faults", "context", "observed") for ring in (3, 0)),
     ]
     bad = [f"ring {part.ring}: {line}" for part in found for line in part.bad]
     assert bad == []
@@ -153,6 +158,54 @@ def test_faults_and_interruptions_are_those_of_an_ordinary_process(
         seen += [name for name in names(zero) if name in own]
     assert sorted(seen) == own
     assert len(found[0].same) == 4
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+@pytest.mark.parametrize(
+    "seconds", [5, pytest.param(180, marks=pytest.mark.long)], ids=lambda it: f"{it}s"
+)
+def test_system_calls_in_all_ways_stand_a_storm(
+    start: Start, ring0_image: Ring0, ordinary: dict[str, Path], cpus: int, seconds: int
+) -> None:
+    """Signals, timers, switches, full vector registers."""
+    vm = Vm("guest", cpus=cpus)
+    found, _ = run(
+        start, ring0_image, ordinary, vm, *both("storm", str(seconds), timeout_s=seconds + 60),
+        wait_s=GUEST_S + 2 * seconds,
+    )  # fmt: skip
+    assert [(part.program, part.ring, part.bad) for part in found] == [
+        ("storm", 3, []),
+        ("storm", 0, []),
+    ]
+    assert {len(names(part)) for part in found} == {CHECKS["storm"]}
+
+
+@pytest.fixture(scope="session")
+def test_kernel(built_for_tests: Path, tmp_path_factory: pytest.TempPathFactory) -> Ring0:
+    """Link the suite into a copy of the kernel that checks its own entry, and has audit."""
+    return relink(built_for_tests, tmp_path_factory.mktemp("test-kernel"), SUITE)
+
+
+@pytest.mark.parametrize("path", [RING0, ORDINARY])
+def test_audit_sees_system_calls_in_all_ways(
+    start: Start, test_kernel: Ring0, ordinary: dict[str, Path], path: str
+) -> None:
+    job = Job(("/tests/audited", path), any_end=True, timeout_s=100)
+    found, _ = run(start, test_kernel, ordinary, Vm("guest"), job)
+    assert names(one(found)) == ["audited.calls", "audited.ends"]
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_the_kernel_finds_nothing_wrong_with_its_entry(
+    start: Start, test_kernel: Ring0, ordinary: dict[str, Path], cpus: int
+) -> None:
+    """DEBUG_ENTRY looks at flags and stacks at each entry."""
+    jobs = [job for name in ("faults", "context", "observed") for job in both(name)]
+    vm = Vm("guest", cpus=cpus)
+    found, _ = run(start, test_kernel, ordinary, vm, *jobs, *both("storm", "5"))
+    assert [(part.program, part.bad, part.ended) for part in found] == [
+        (name, [], True) for name in ("faults", "context", "observed", "storm") for _ in (3, 0)
+    ]
 
 
 @dataclass(frozen=True)
@@ -309,12 +362,11 @@ def test_nobody_fakes_the_application_or_traces_it(
 
 @pytest.mark.long
 def test_nobody_fakes_the_application_in_a_user_namespace(
-    start: Start, built_for_tests: Path, ordinary: dict[str, Path], tmp_path: Path
+    start: Start, test_kernel: Ring0, ordinary: dict[str, Path]
 ) -> None:
     """Nor anything else that the other kernel has no namespaces for."""
-    image = relink(built_for_tests, tmp_path, SUITE)
     job = Job(("/tests/security",), any_end=True, timeout_s=100)
-    found, _ = run(start, image, ordinary, Vm("guest"), job)
+    found, _ = run(start, test_kernel, ordinary, Vm("guest"), job)
     assert "security.user_namespace" in names(one(found))
     assert len(names(one(found))) == 19 + 3 * 14
 

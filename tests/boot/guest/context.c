@@ -2,8 +2,8 @@
 /*
  * Flags, signals, restarts, stacks, fork: what an interrupted program keeps.
  *
- * Runs in both rings, and makes its system calls in both ways: by the SYSCALL
- * instruction and by a call of ukl_syscall.
+ * Runs in both rings, and makes its system calls in all ways: by the SYSCALL
+ * instruction, by a call of ukl_syscall, and by one of a system call's own gate.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -22,24 +22,18 @@
 #include <time.h>
 #include <ucontext.h>
 #include "check.h"
-#include "ring.h"
+#include "ways.h"
 
 #define FLAG_TF	0x100UL
 #define FLAG_IF	0x200UL
 #define FLAG_DF	0x400UL
 #define FLAG_AC	0x40000UL
 
-asm(".weak ukl_syscall\n"
-    ".type ukl_syscall, @function\n"
-    "ukl_syscall: syscall\n"
-    "	ret\n"
-    ".size ukl_syscall, . - ukl_syscall");
-
 typedef long (*syscall_fn)(long nr, long a, long b, long c);
 static const struct way {
 	const char *name;
 	syscall_fn fn;
-} ways[] = { { "call", by_call }, { "syscall", by_instruction } };
+} ways[] = { { "call", by_call }, { "syscall", by_instruction }, { "function", by_function } };
 
 static const char *label(const char *what, const char *way)
 {
@@ -496,6 +490,7 @@ static void test_ptrace(void)
 		for (int i = 0; i < 3; i++) {
 			by_call(SYS_getppid, 0, 0, 0);
 			by_instruction(SYS_getppid, 0, 0, 0);
+			by_function(SYS_getppid, 0, 0, 0);
 		}
 		_exit(7);
 	}
@@ -639,9 +634,12 @@ int main(void)
 {
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	printf("# ring %d\n", ring());
-	for (unsigned int i = 0; i < 2; i++) {
-		test_registers(&ways[i]);
-		test_flags(&ways[i]);
+	for (unsigned int i = 0; i < 3; i++) {
+		/* A function keeps neither the registers of its arguments nor flags. */
+		if (ways[i].fn != by_function) {
+			test_registers(&ways[i]);
+			test_flags(&ways[i]);
+		}
 		test_single_step(&ways[i]);
 		test_restart(&ways[i]);
 	}

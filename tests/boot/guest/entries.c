@@ -15,12 +15,7 @@
 #include <sys/wait.h>
 #include <time.h>
 #include "check.h"
-
-asm(".weak ukl_syscall\n"
-    ".type ukl_syscall, @function\n"
-    "ukl_syscall: syscall\n"
-    "	ret\n"
-    ".size ukl_syscall, . - ukl_syscall");
+#include "ways.h"
 
 #define PAGE	4096UL
 #define HOLE	((char *)0xfffffffefffff000)
@@ -149,14 +144,6 @@ static void step_on(char *stack)
 		     : : "r"(stack), "i"(FLAG_TF), "i"(~FLAG_TF) : "r12", "memory", "cc");
 }
 
-static long by_call(long nr)
-{
-	long ret;
-
-	asm volatile("call ukl_syscall" : "=a"(ret) : "a"(nr) : "rcx", "r11", "memory");
-	return ret;
-}
-
 static void beat(void)
 {
 	stack_t alt = { .ss_sp = altstack, .ss_size = sizeof(altstack) };
@@ -183,7 +170,8 @@ static void beat(void)
 			wrong += area[i * PAGE] != 'x';
 		}
 		for (int i = 0; i < 20; i++) {
-			wrong += by_call(SYS_getpid) != pid;
+			wrong += by_call(SYS_getpid, 0, 0, 0) != pid;
+			wrong += by_function(SYS_getpid, 0, 0, 0) != pid;
 			wrong += syscall(SYS_getpid) != pid;
 		}
 		/* A step: #DB. */

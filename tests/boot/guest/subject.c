@@ -2,7 +2,7 @@
 /*
  * What debuggers, tracers and profilers are pointed at.
  *
- *     subject calls         makes system calls of many kinds, in both ways, and ends as /tests/ring
+ *     subject calls         makes system calls of many kinds, in all ways, and ends as /tests/ring
  *     subject wait          says where it is on 3, counts the bytes it is given on 4, ends with the
  *                           count when there are no more
  *     subject spin [FRAME]  says where it is on 3, then computes for ever, with FRAME (a number) for
@@ -54,18 +54,18 @@ static int calls(void)
 	struct iovec iov[2] = { { text, 5 }, { text + 5, 5 } };
 	struct sigaction action = { .sa_handler = on_signal };
 	struct timespec delay = { .tv_nsec = 1000 };
-	long (*ways[])(long, long, long, long) = { by_instruction, by_call };
+	long (*ways[])(long, long, long, long) = { by_instruction, by_call, by_function };
 	int fds[2], status, good = 1;
 	pthread_t thread;
 	void *page;
-	pid_t pid;
+	pid_t pid, parent = getppid();
 
 	good &= open("/no/such\tfile", O_RDONLY) < 0 && errno == ENOENT;
 	good &= !pipe2(fds, O_CLOEXEC);
 	good &= writev(fds[1], iov, 2) == 10 && read(fds[0], in_bss, sizeof(in_bss)) == 10;
 	good &= !memcmp(text, in_bss, 10);
-	for (int i = 0; i < 2; i++) {
-		good &= ways[i](SYS_getppid, 1, 2, 3) == getppid();
+	for (int i = 0; i < 3; i++) {
+		good &= ways[i](SYS_getppid, 1, 2, 3) == parent;
 		good &= ways[i](SYS_dup, -1, 0, 0) == -EBADF;
 		good &= ways[i](5000, 1, 2, 3) == -ENOSYS;
 	}

@@ -13,6 +13,8 @@ int context_main(void);
 int protect_main(int argc, char **argv);
 int victim_main(int argc, char **argv);
 int subject_main(int argc, char **argv);
+int observed_main(void);
+int storm_main(int argc, char **argv);
 
 unsigned long suite_data = 1;
 
@@ -33,6 +35,10 @@ int main(int argc, char **argv)
 		ret = faults_main();
 	else if (!strcmp(program, "context"))
 		ret = context_main();
+	else if (!strcmp(program, "observed"))
+		ret = observed_main();
+	else if (!strcmp(program, "storm"))
+		ret = storm_main(argc - 1, argv + 1);
 	else if (!strcmp(program, "protect"))
 		ret = protect_main(argc - 1, argv + 1);
 	printf("# end %s %d\n", program, ret);
