@@ -9,11 +9,7 @@
  * @text: the application's code in the kernel half, hexadecimal; what is in the user half is an
  *	application's anyway
  *
- * For whom: __switch_to_asm() is the one place where the kernel goes from one task to another, and
- * has the one instruction that loads the stack pointer by way of %rsi.  The address that it reads
- * is within the task_struct of the next task, and so a name for it: the guest is not changed, needs
- * no symbols, and may be any 6.1.  The task that makes the requests says so by a mark, the idle task
- * is known by its HLT, and all others are what is measured.
+ * For whom: see watch.h.
  *
  * An instruction that faults is counted again when it is tried again.  A string instruction with a
  * REP prefix counts once for each time round, as QEMU's own -icount does.
@@ -22,14 +18,10 @@
  * in version 1 of the interface.
  */
 #include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "mark.h"
-#include "plugin.h"
+#include "watch.h"
 
 enum { MAGIC = 0x434c4b55, FORMAT = 1, MARKS = 4096 };
 
@@ -51,8 +43,6 @@ enum count {
 	NONE = COUNTS,
 };
 
-enum role { MEASURED, LOAD, IDLE, ROLES };
-
 /* Little endian, without gaps. */
 struct counts {
 	uint32_t magic, format;
@@ -69,15 +59,12 @@ struct counts {
 PLUGIN_EXPORT int qemu_plugin_version = PLUGIN_VERSION;
 
 static struct counts *counts;
-static uint64_t text_start, text_end;
 
 static uint64_t sum[ROLES][COUNTS]; /* up to @taken */
 static uint64_t taken[COUNTS];
 static uint64_t seen; /* of the kernel's instructions, when an application ran last */
-static uint64_t current, load, idle; /* names of tasks */
-static enum role role;
 
-static void take(void)
+static void before_other_role(void)
 {
 	for (int i = 0; i < COUNTS; i++) {
 		sum[role][i] += counts->now[i] - taken[i];
@@ -85,34 +72,12 @@ static void take(void)
 	}
 }
 
-static void on_switch(unsigned int vcpu, qemu_plugin_meminfo_t info, uint64_t vaddr, void *context)
-{
-	(void)vcpu, (void)info, (void)context;
-	take();
-	current = vaddr;
-	role = current == load ? LOAD : current == idle ? IDLE : MEASURED;
-}
-
-static void on_hlt(unsigned int vcpu, void *context)
-{
-	(void)vcpu, (void)context;
-	take();
-	idle = current;
-	role = IDLE;
-}
-
-static void on_mark(unsigned int vcpu, void *context)
+static void after_mark(unsigned int which)
 {
 	uint32_t n = counts->n_marks;
 
-	(void)vcpu;
-	take();
-	if ((uintptr_t)context == MARK_LOAD) {
-		load = current;
-		role = LOAD;
-	}
 	if (n < MARKS) {
-		counts->marks[n].which = (uintptr_t)context;
+		counts->marks[n].which = which;
 		memcpy(counts->marks[n].of, sum, sizeof(sum));
 	}
 	/* Last: who reads it while the guest runs finds the mark whole. */
@@ -135,29 +100,14 @@ static enum count owner(uint64_t vaddr)
 {
 	if (!(vaddr >> 63))
 		return USER;
-	return text_start <= vaddr && vaddr < text_end ? APPLICATION : KERNEL;
-}
-
-/* Intel SDM volume 2, chapter 2: what an instruction begins with, before its opcode. */
-static bool is_prefix(uint8_t byte)
-{
-	switch (byte) {
-	case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65: /* segments */
-	case 0x66: case 0x67: case 0xf0: case 0xf2: case 0xf3:
-		return true;
-	}
-	return false;
+	return in_kernel(vaddr) ? KERNEL : APPLICATION;
 }
 
 static enum count kind(const uint8_t *code, size_t size)
 {
-	bool rep = false;
-	size_t at = 0;
+	bool rep;
+	size_t at = opcode_at(code, size, &rep);
 
-	for (; at < size && is_prefix(code[at]); at++)
-		rep |= code[at] == 0xf2 || code[at] == 0xf3;
-	if (at < size && (code[at] & 0xf0) == 0x40) /* REX */
-		at++;
 	if (at == size)
 		return NONE;
 	switch (code[at++]) {
@@ -188,24 +138,6 @@ static enum count kind(const uint8_t *code, size_t size)
 	return NONE;
 }
 
-/* NOPL disp32(%rax) with the displacement of mark.h; the mark, or -1. */
-static int mark_of(const uint8_t *code, size_t size)
-{
-	uint32_t place;
-
-	if (size != 7 || memcmp(code, "\x0f\x1f\x80", 3))
-		return -1;
-	memcpy(&place, code + 3, sizeof(place));
-	return (place & ~0xffu) == MARK_PLACE ? (int)(place & 0xff) : -1;
-}
-
-/* MOV disp(%rsi),%rsp, with a displacement of 8 or of 32 bits. */
-static bool is_switch(const uint8_t *code, size_t size)
-{
-	return (size == 7 && !memcmp(code, "\x48\x8b\xa6", 3)) ||
-	       (size == 4 && !memcmp(code, "\x48\x8b\x66", 3));
-}
-
 static void count_one(struct qemu_plugin_insn *insn, enum count what)
 {
 	qemu_plugin_register_vcpu_insn_exec_inline(insn, QEMU_PLUGIN_INLINE_ADD_U64, &counts->now[what], 1);
@@ -225,39 +157,12 @@ static void on_translation(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
 		const uint8_t *code = qemu_plugin_insn_data(insn);
 		size_t size = qemu_plugin_insn_size(insn);
 		enum count what = kind(code, size);
-		int which = mark_of(code, size);
 
 		count_one(insn, whose);
 		if (what != NONE)
 			count_one(insn, what);
-		if (what == HLT)
-			qemu_plugin_register_vcpu_insn_exec_cb(insn, on_hlt, QEMU_PLUGIN_CB_NO_REGS, NULL);
-		if (which >= 0)
-			qemu_plugin_register_vcpu_insn_exec_cb(insn, on_mark, QEMU_PLUGIN_CB_NO_REGS,
-							       (void *)(uintptr_t)which);
-		/* It only reads; but asked for reads alone, QEMU 7.2 calls nobody. */
-		if (whose == KERNEL && is_switch(code, size))
-			qemu_plugin_register_vcpu_mem_cb(insn, on_switch, QEMU_PLUGIN_CB_NO_REGS,
-							 QEMU_PLUGIN_MEM_RW, NULL);
+		watch(insn);
 	}
-}
-
-static int refuse(const char *why, const char *what)
-{
-	fprintf(stderr, "count: %s%s\n", why, what);
-	return -1;
-}
-
-static bool parse_text(const char *words)
-{
-	char *end;
-
-	text_start = strtoull(words, &end, 16);
-	if (end == words || *end != '-')
-		return false;
-	words = end + 1;
-	text_end = strtoull(words, &end, 16);
-	return end != words && !*end && text_start < text_end;
 }
 
 static int map(const char *path)
@@ -280,21 +185,9 @@ static int map(const char *path)
 
 PLUGIN_EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int argc, char **argv)
 {
-	const char *out = NULL;
+	const char *out = arguments(info, argc, argv);
 
-	if (!info->system_emulation || strcmp(info->target_name, "x86_64"))
-		return refuse("this is for a machine of x86_64, not for ", info->target_name);
-	if (info->system.max_vcpus != 1)
-		return refuse("the machine must have one processor", "");
-	for (int i = 0; i < argc; i++) {
-		if (!strncmp(argv[i], "out=", 4))
-			out = argv[i] + 4;
-		else if (strncmp(argv[i], "text=", 5) || !parse_text(argv[i] + 5))
-			return refuse("not understood: ", argv[i]);
-	}
-	if (!out)
-		return refuse("out=FILE is missing", "");
-	if (map(out))
+	if (!out || map(out))
 		return -1;
 	qemu_plugin_register_vcpu_tb_trans_cb(id, on_translation);
 	return 0;

@@ -76,6 +76,8 @@ FRAGMENTS = {
     "net": "CONFIG_NET=y  # needed by INET\nCONFIG_INET=y  # it is a server\n",
     "ukl": "CONFIG_UNIKERNEL_LINUX=y  # the point of it all\n"
     'CONFIG_UKL_ARCHIVE_PATH="../UKL.a"  # relative to the output folder\n',
+    "ukl-ret": "CONFIG_UKL_RET=y  # the second level\n",
+    "ukl-bypass": "CONFIG_UKL_BYPASS=y  # the third\n",
     "again": "CONFIG_UNIKERNEL_LINUX=y  # a second time\n",
     "unmet": "CONFIG_NET=n  # overrides net: a test\n",
 }

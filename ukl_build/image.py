@@ -64,6 +64,17 @@ class Variant(StrEnum):
     """The same objects as an ordinary process, on the same kernel without UNIKERNEL_LINUX."""
     STOCK = "stock"
     """Debian's package of the application, on Debian's kernel."""
+    BASE = "base"
+    """As :attr:`UKL`, and each system call is entered and left as one of ring 3."""
+    RET = "ret"
+    """As :attr:`BASE`, and system calls return by RET where they can."""
+    BYPASS = "bypass"
+    """As :attr:`RET`, and the C library calls the functions of system calls."""
+
+    @property
+    def ring0(self) -> bool:
+        """Whether the application is linked into the kernel."""
+        return self not in (Variant.TWIN, Variant.STOCK)
 
 
 class Port(Model):
@@ -210,6 +221,8 @@ class Image(Model):
     def command(self) -> str:
         """The command that builds it."""
         target = "" if self.variant is Variant.UKL else f" {self.variant}"
+        if target and self.variant.ring0:
+            target = " ladder"
         return f"scons app={self.name}{target}"
 
 

@@ -20,14 +20,22 @@ from ukl_build.recipe import AppRecipe, SourcesRecipe, Stock
 FRAGMENTS = ("base", "hardening", "console", "userspace", "net")
 """In every image, before those that a recipe needs."""
 
-FRAGMENTS_LAST = ("virtio-rng", "virtio-serial", "pvpanic", "ukl")
+FRAGMENTS_LAST = ("virtio-rng", "virtio-serial", "pvpanic")
 """In every image, after those that a recipe needs."""
 
-RING0_FRAGMENT = "ukl"
-"""What a kernel lacks on which the application is an ordinary process."""
+RING0_FRAGMENTS = {
+    Variant.BASE: "ukl",
+    Variant.RET: "ukl-ret",
+    Variant.BYPASS: "ukl-bypass",
+}
+"""The levels of ring 0, each on top of those before it, and the fragment of each.  A kernel
+on which the application is an ordinary process has none of them."""
+
+FASTEST = Variant.BYPASS
+"""The level that images have unless told otherwise: the highest on which every test passes."""
 
 RING0_OPTION = "UNIKERNEL_LINUX"
-"""The option that this fragment is about."""
+"""The option that the lowest level is about."""
 
 CMDLINE = (
     "console=ttyS0",  # the log that ukl-run keeps
@@ -113,6 +121,11 @@ class Layout:
     def archive(self) -> Path:
         """The prefixed application, as the kernel links it."""
         return self.home / "UKL.a"
+
+    @property
+    def own_archive(self) -> Path:
+        """The same, beside the kernel of a level that has a folder of its own."""
+        return self.folder / self.archive.name
 
     @property
     def source(self) -> Path:
@@ -201,18 +214,27 @@ class Layout:
         return logs if self.variant is Variant.UKL else logs / self.variant
 
 
+def levels(top: Variant | None) -> tuple[Variant, ...]:
+    """Return a level and those below it, the lowest first; none for an ordinary process."""
+    every = tuple(RING0_FRAGMENTS)
+    return () if top is None else every[: every.index(top) + 1]
+
+
 def fragments(
-    recipe: AppRecipe, extra: tuple[str, ...] = (), variant: Variant = Variant.UKL
+    recipe: AppRecipe, extra: tuple[str, ...] = (), level: Variant | None = FASTEST
 ) -> tuple[str, ...]:
     """Return the names of the fragments of an image, in the order they are merged, each once.
 
     :param extra: what the user adds.
+    :param level: of ring 0; None for the kernel of an ordinary process.
     """
     direct = ("net-autoconf",) if recipe.guest.init is Init.DIRECT else ()
     attached: tuple[Disk | Share, ...] = (*recipe.guest.disks, *recipe.guest.shares)
     needed = tuple(feature.value for one in attached for feature in one.needs)
-    names = (*FRAGMENTS, *recipe.kconfig.fragments, *needed, *direct, *FRAGMENTS_LAST, *extra)
-    without = () if variant is Variant.UKL else (RING0_FRAGMENT,)
+    ring0 = tuple(RING0_FRAGMENTS[one] for one in levels(level))
+    own = (*FRAGMENTS, *recipe.kconfig.fragments, *needed, *direct, *FRAGMENTS_LAST)
+    names = (*own, *ring0, *extra)
+    without = set(RING0_FRAGMENTS.values()) - set(ring0)
     return tuple(name for name in dict.fromkeys(names) if name not in without)
 
 
@@ -235,7 +257,7 @@ def process(recipe: AppRecipe, variant: Variant = Variant.UKL) -> App:
 
     :raise UklError: ``recipe-invalid`` if the guest could not have its file.
     """
-    if variant is Variant.UKL:
+    if variant.ring0:
         return recipe.app
     guest = recipe.guest
     # Not /UKL: what is seen in the guest shall say what it is.
@@ -332,7 +354,7 @@ def licences(
     An ordinary process is no part of it.
     """
     parts = {linux.name: linux.licence}
-    if variant is not Variant.UKL:
+    if not variant.ring0:
         return parts
     parts[recipe.name] = recipe.licence
     if recipe.build.libc:
@@ -387,5 +409,5 @@ def image(
         shares=guest.shares,
         features=features(config),
         licences=dict(licences),
-        redistributable=variant is Variant.UKL and not licence.obstacles(licences),
+        redistributable=variant.ring0 and not licence.obstacles(licences),
     )

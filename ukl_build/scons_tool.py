@@ -92,6 +92,13 @@ def variables(apps: Sequence[str]) -> list[Variable]:
         Variable("fragments", "more fragments of kconfig/, separated by commas"),
         Variable("init", "process 1 in place of the recipe's", values=inits),
         Variable(
+            "level",
+            "how the application enters the kernel: base as from ring 3, ret returns by RET, bypass"
+            " calls the functions of system calls",
+            default=plan.FASTEST.value,
+            values=tuple(level.value for level in plan.RING0_FRAGMENTS),
+        ),
+        Variable(
             "accel",
             "bench: time requests instead of counting instructions; tcg is emulation, and its"
             " times say nothing of hardware",
@@ -137,6 +144,10 @@ TARGETS = (
     Target("run", "start the image in QEMU and show its console"),
     Target("smoke", "start the image, ask it or let it end, check what it says"),
     Target("bench", "count what requests take, beside those of twin and stock that are built"),
+    Target("ladder", "build all levels and the twin, smoke-test each, and bench them in one table"),
+    Target(
+        "profile", "tell in which functions the instructions of requests are, and in the twin's"
+    ),
     Target("size", "tell what takes the bytes of the image: application, libraries, kernel"),
     Target("menuconfig", "look at the kernel's options; changes are shown, not kept"),
     Target("savedefconfig", "write the configuration in its shortest form"),
@@ -194,7 +205,7 @@ def _check_combination(targets: Sequence[str]) -> None:
     :raise UklError: ``variable-invalid``.
     """
     started = [name for name in ("run", "smoke") if name in targets]
-    built = [name for name in ("twin", "stock") if name in targets]
+    built = [name for name in ("twin", "stock", "ladder") if name in targets]
     if built and started:
         raise UklError(
             "variable-invalid",
@@ -331,6 +342,10 @@ class Job:
         """In which way the application is run."""
         return self.layout.variant
 
+    def of(self, variant: Variant) -> Job:
+        """Return the same for where another variant is."""
+        return replace(self, layout=replace(self.layout, variant=variant))
+
     def repeat(self, target: Path) -> str:
         """Return the command line that makes a file again, for manifests."""
         return f"{self.again} {os.path.relpath(target, self.root)}"
@@ -365,6 +380,7 @@ class Build:
         build = root / values["build"]
         cache = Cache.default()
         self.extra = tuple(name for name in values["fragments"].split(",") if name)
+        self.level = Variant(values["level"])
         # All that decides on what is built.
         built = {name: value for name, value in values.items() if value and name != "accel"}
         given = [f"{name}={value}" for name, value in built.items()]
@@ -378,7 +394,9 @@ class Build:
             glibc=Origin.of(root, recipe.Kind.GLIBC, values),
             app_src=Path(values["app_src"]).resolve() if values["app_src"] else None,
             debs=Path(values["debs"]).resolve() if values["debs"] else None,
-            fragments=fragment_files(root / "kconfig", plan.fragments(found, self.extra)),
+            fragments=fragment_files(
+                root / "kconfig", plan.fragments(found, self.extra, self.level)
+            ),
             files=guest_files(folder, found.guest.files),
             cache=cache,
             compiler=toolchain.compiler(cache.ccache),
@@ -391,6 +409,7 @@ class Build:
             PRINT_CMD_LINE_FUNC=_print_command,
             UKL=self.job,
             UKL_ACCEL=values["accel"],
+            UKL_LEVEL=self.level,
         )
         # Not before: SCons asks the compilers for their versions even if nothing is to be built,
         # and ccache would make its folder for that.
@@ -431,13 +450,19 @@ class Build:
         self.env.Clean(described, [str(layout.folder), str(layout.logs)])
         self.env.Alias("image", described)
         self.env.Default([*described, *database])
-        compared = [*described, *self._twin(linked, tree, compiler)]
+        twin = self._twin(linked, tree, compiler)
+        compared = [*described, *self._built(twin)]
         if job.app.stock is not None:
-            compared += self._stock(job.app.stock, compiler)
+            compared += self._built(self._stock(job.app.stock, compiler))
+        rungs = self._rungs(described, archived, tree, compiler)
+        for rung in rungs:
+            compared += self._built(rung)
         for name, function, needs in (
             ("run", _run, described),
             ("smoke", _smoke, described),
             ("bench", _bench, compared),
+            ("ladder", _ladder, [*described, *twin, *(node for rung in rungs for node in rung)]),
+            ("profile", _profile, [*described, *self._built(twin)]),
             ("size", _size, described),
             ("menuconfig", _menuconfig, config),
             ("savedefconfig", _savedefconfig, config),
@@ -482,17 +507,19 @@ class Build:
         )
         return config, self._stage("image", [layout.image], [guest, *config, *made], job)
 
+    def _variant(self, variant: Variant, level: Variant | None) -> Job:
+        """Return the job of another kernel of this application."""
+        names = plan.fragments(self.job.app, self.extra, level)
+        return replace(
+            self.job.of(variant), fragments=fragment_files(self.job.root / "kconfig", names)
+        )
+
     def _twin(self, linked: Sequence[Any], tree: Sequence[Any], compiler: Any) -> list[Any]:
         """Declare the application as an ordinary process; return what :meth:`_beside` does.
 
         :param linked: the application's partial link, of which the program is made.
         """
-        names = plan.fragments(self.job.app, self.extra, Variant.TWIN)
-        job = replace(
-            self.job,
-            layout=replace(self.job.layout, variant=Variant.TWIN),
-            fragments=fragment_files(self.job.root / "kconfig", names),
-        )
+        job = self._variant(Variant.TWIN, None)
         layout = job.layout
         program = self._stage("program", [layout.stripped, layout.ordinary], linked, job)[:1]
         _, described = self._bootable(job, tree, compiler, files=program)
@@ -500,7 +527,7 @@ class Build:
 
     def _stock(self, wanted: recipe.Stock, compiler: Any) -> list[Any]:
         """Declare Debian's own; return what :meth:`_beside` does."""
-        job = replace(self.job, layout=replace(self.job.layout, variant=Variant.STOCK))
+        job = self.job.of(Variant.STOCK)
         layout = job.layout
         folder = str(job.debs), _folder_state(job.debs) if job.debs else ""
         state = _value([str(job.cache.root), *folder, wanted.package, wanted.tested])
@@ -516,16 +543,39 @@ class Build:
         )
         return self._beside(job, described)
 
+    def _rungs(
+        self, described: Sequence[Any], archived: Sequence[Any], tree: Sequence[Any], compiler: Any
+    ) -> list[list[Any]]:
+        """Declare the other levels of ring 0, which are built only if they are asked for.
+
+        :param described: the image itself, whose kernel theirs begin as.
+        :return: the description of each.
+        """
+        rungs = []
+        for level in plan.RING0_FRAGMENTS:
+            if level is not self.level:
+                job = self._variant(level, level)
+                _, rung = self._bootable(job, tree, compiler, kernel=[*archived, *described])
+                self.env.Clean(rung, [str(job.layout.folder), str(job.layout.logs)])
+                rungs.append(rung)
+        return rungs
+
     def _beside(self, job: Job, described: Sequence[Any]) -> list[Any]:
         """Declare the target of another variant, which is built only if it is asked for.
 
-        :return: what it is compared by, if it was built before: an old one would be compared with
-            a new image.
+        :return: its description.
         """
         self.env.Clean(described, [str(job.layout.folder), str(job.layout.logs)])
         action = scons.Action(_tell, cmdstr=None)
         self.env.AlwaysBuild(self.env.Alias(str(job.variant), described, action, UKL=job))
-        return list(described) if job.layout.image.is_file() else []
+        return list(described)
+
+    def _built(self, described: Sequence[Any]) -> Sequence[Any]:
+        """Return an image that something is compared with, if it was built before.
+
+        An old one would be compared with a new one.
+        """
+        return described if described and Path(described[0].abspath).is_file() else ()
 
     def _source(self) -> list[Any]:
         """Declare the application's sources, and return which they are."""
@@ -966,7 +1016,7 @@ def _kconfig(job: Job) -> None:
         layout.kconfig,
         report=layout.kconfig_report,
         log=log,
-        without="" if job.variant is Variant.UKL else plan.RING0_OPTION,
+        without="" if job.variant.ring0 else plan.RING0_OPTION,
     )
 
 
@@ -980,12 +1030,18 @@ def _userspace(job: Job) -> None:
     spec = userspace.Userspace(
         conf=plan.init_conf(job.app, job.variant),
         files=job.files,
-        app_file=None if job.variant is Variant.UKL else job.layout.stripped,
+        app_file=None if job.variant.ring0 else job.layout.stripped,
     )
     userspace.build_initramfs(spec, job.layout.initramfs, log=job.layout.logs / "userspace.log")
 
 
 def _linux(job: Job) -> None:
+    if job.variant in plan.RING0_FRAGMENTS:
+        # The kernel asks for its application beside itself, and has most of its objects already.
+        place = job.layout.own_archive
+        files.link(place, Path(os.path.relpath(job.layout.archive, place.parent)))
+        if not job.layout.linux.exists():
+            linux.begin_as(job.of(Variant.UKL).layout.linux, job.layout.linux)
     linux.build(
         sources.read_tree(job.layout.sources).path,
         job.layout.kconfig,
@@ -996,7 +1052,7 @@ def _linux(job: Job) -> None:
         compiler=job.compiler,
         logs=job.layout.logs,
         say=job.reporter.say,
-        check=check_linked if job.variant is Variant.UKL else None,
+        check=check_linked if job.variant.ring0 else None,
     )
 
 
@@ -1144,14 +1200,46 @@ def _tell(target: Any, source: Any, env: Any) -> int:
     return 0
 
 
-def _bench(target: Any, source: Any, env: Any) -> int:
+def _count(
+    env: Any,
+    out: str,
+    others: Sequence[Variant],
+    name: Variant = Variant.UKL,
+    *,
+    program: str = "cli",
+) -> int:
+    """Count what requests take on the image and on others.
+
+    :param out: name of the result file.
+    :param name: what the image is called there.
+    :param program: of ukl_build/measure.
+    """
     job: Job = env["UKL"]
     folder = job.layout.folder
-    words = ["--recipe", str(job.recipe_folder), "--out", str(folder / "bench.json")]
+    words = ["--recipe", str(job.recipe_folder), "--out", str(folder / out), "--ukl", name.value]
     if env["UKL_ACCEL"]:
         words += ["--accel", env["UKL_ACCEL"]]
-    images = [str(folder), *(str(folder / name) for name in ("twin", "stock"))]
-    return _attach(job.root, ["-m", "ukl_build.measure.cli", *words, *images])
+    images = [str(folder), *(str(folder / name) for name in others)]
+    return _attach(job.root, ["-m", f"ukl_build.measure.{program}", *words, *images])
+
+
+def _bench(target: Any, source: Any, env: Any) -> int:
+    return _count(env, "bench.json", (Variant.TWIN, Variant.STOCK))
+
+
+def _profile(target: Any, source: Any, env: Any) -> int:
+    return _count(env, "profile.json", (Variant.TWIN,), program="profiler")
+
+
+def _ladder(target: Any, source: Any, env: Any) -> int:
+    """Ask each level what its recipe says, then count."""
+    job: Job = env["UKL"]
+    others = [level for level in plan.RING0_FRAGMENTS if level is not env["UKL_LEVEL"]]
+    if job.app.guest.smoke or job.app.guest.smoke_runs:
+        for variant in (Variant.UKL, *others):
+            if status := _smoke(target, source, {"UKL": job.of(variant)}):
+                return status
+    return _count(env, "ladder.json", (*reversed(others), Variant.TWIN), env["UKL_LEVEL"])
 
 
 def _size(target: Any, source: Any, env: Any) -> int:

@@ -55,7 +55,8 @@ def test_a_twin_has_the_kernel_without_an_application(plain: Project) -> None:
     plain.build("image", "twin")
     own, ours = config(plain), (plain.out / "kconfig" / "config").read_text()
     different = dotconfig.read_settings(ours).items() - own.items()
-    assert dict(different) == {"UNIKERNEL_LINUX": "y", "UKL_ARCHIVE_PATH": "../UKL.a"}
+    levels = {"UKL_RET": "y", "UKL_BYPASS": "y"}
+    assert dict(different) == {"UNIKERNEL_LINUX": "y", "UKL_ARCHIVE_PATH": "../UKL.a", **levels}
     described = image.load(plain.twin / "image.json")
     one = image.load(plain.out / "image.json")
     assert (described.variant, described.app.path) == (Variant.TWIN, "/bin/hello")

@@ -95,6 +95,26 @@ count:	mov	$ROUNDS, %ecx
 	nopl	MARK_PLACE + 2(%eax)
 	jmp	power_off
 
+/* What measure/profile.c is to tell apart: calls, one by a pointer, and a jump to another function. */
+nested:	mov	$ROUNDS, %ecx
+	nopl	MARK_PLACE + 1(%eax)
+	jmp	1f
+1:	call	middle
+	dec	%ecx
+	jnz	1b
+	jmp	2f
+2:	nopl	MARK_PLACE + 2(%eax)
+	jmp	power_off
+middle:	mov	$inner, %eax
+	call	*%eax
+	nop
+	jmp	tail
+inner:	nop
+	nop
+	ret
+tail:	nop
+	ret
+
 no_idt:	.word	0
 	.long	0
 text:	.asciz	TEXT

@@ -54,6 +54,9 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--recipe", type=Path, required=True, help="folder of the recipe")
     made.add_argument("--out", type=Path, required=True, help="result file, JSON")
+    made.add_argument(
+        "--ukl", default=report.UKL, metavar="NAME", help="what the image itself is called"
+    )
     made.add_argument("--pti", choices=PTI, default="both", help="page-table isolation")
     made.add_argument(
         "--accel",
@@ -103,9 +106,12 @@ def present(folders: Sequence[Path]) -> list[Path]:
     return found
 
 
-def label(folder: Path, app: str) -> str:
-    """Return what an image is called in the table."""
-    return report.UKL if folder.name == app else folder.name
+def label(folder: Path, app: str, ukl: str) -> str:
+    """Return what an image is called in the table.
+
+    :param ukl: what that of the application itself is called.
+    """
+    return ukl if folder.name == app else folder.name
 
 
 def measure(
@@ -114,17 +120,18 @@ def measure(
     folder: Path,
     programs: Programs,
     *,
+    name: str,
     settings: Sequence[bool],
     runs: int,
 ) -> list[report.Bar]:
     """Run an image several times with each setting of page-table isolation.
 
+    :param name: what it is called.
     :raise UklError: as :func:`ukl_build.measure.guest.run` and
         :func:`ukl_build.measure.memory.needed`.
     """
     image = load(folder / IMAGE_FILE)
     vm = from_image(image, folder)
-    name = label(folder, recipe.name)
     least = memory.needed(image, folder, say)
     bars = []
     for pti in settings:
@@ -239,7 +246,7 @@ def time(options: argparse.Namespace) -> int:
     folders = present(options.folders)
     with tempfile.TemporaryDirectory(prefix="ukl-bench-") as scratch:
         bars = wall.measure(
-            [(label(folder, recipe.name), folder) for folder in folders],
+            [(label(folder, recipe.name, options.ukl), folder) for folder in folders],
             bench,
             Programs.build(Path(scratch)),
             accel=verdict.accel,
@@ -276,6 +283,7 @@ def compare(options: argparse.Namespace) -> int:
                 bench,
                 folder,
                 programs,
+                name=label(folder, recipe.name, options.ukl),
                 settings=PTI[options.pti],
                 runs=options.runs or RUNS,
             )

@@ -25,6 +25,9 @@ SOURCE = Path(__file__).resolve().parents[2] / "measure"
 CFLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror")
 PLUGIN_FLAGS = ("-shared", "-fPIC", "-fvisibility=hidden")
 
+COUNT = "count.c"
+"""The plugin that counts what instructions are, not where."""
+
 LOAD = "/ukl-load"
 """Path in the guest of the program that makes the requests."""
 
@@ -43,20 +46,24 @@ class Programs:
     load: Path
 
     @classmethod
-    def build(cls, folder: Path) -> Programs:
+    def build(cls, folder: Path, plugin: str = COUNT) -> Programs:
         """Compile into a folder.
 
+        :param plugin: name of its file.
         :raise UklError: ``tool-missing`` or ``tool-failed``.
         """
-        return cls(build_plugin(folder / "count.so"), build_program(folder / "load", "load.c"))
+        return cls(
+            build_plugin(folder / "plugin.so", plugin), build_program(folder / "load", "load.c")
+        )
 
 
-def build_plugin(out: Path) -> Path:
-    """Compile QEMU's plugin.
+def build_plugin(out: Path, source: str = COUNT) -> Path:
+    """Compile a plugin for QEMU.
 
+    :param source: name of its file.
     :raise UklError: ``tool-missing`` or ``tool-failed``.
     """
-    proc.run(["gcc", *CFLAGS, *PLUGIN_FLAGS, "-o", out, SOURCE / "count.c"], timeout=120)
+    proc.run(["gcc", *CFLAGS, *PLUGIN_FLAGS, "-o", out, SOURCE / source], timeout=120)
     return out
 
 
@@ -148,13 +155,26 @@ def observe(vm: Vm, plugin: Path, scratch: Path, **over: Any) -> Run:
     :raise UklError: ``measure-failed``, or of the machine that could not start.
     :raise OSError: if a file cannot be read or written.
     """
+    out = scratch / "counts"
+    lines = watched(vm, plugin, out, scratch, **over)
+    return gather(lines, parse(out.read_bytes()))
+
+
+def watched(vm: Vm, plugin: Path, out: Path, scratch: Path, **over: Any) -> list[str]:
+    """Run a machine to its end with a plugin, and return the lines of its console.
+
+    :param out: what the plugin writes.
+    :param scratch: see :func:`observe`.
+    :param over: see :func:`observe`.
+    :raise UklError: as :func:`observe`.
+    :raise OSError: if a file cannot be read or written.
+    """
     kernel = vm.kernel
     assert kernel is not None  # of an image
     vmlinux = kernel.with_suffix(".vmlinux")
     text = application_text(vmlinux) if vmlinux.is_file() else None
-    out = scratch / "counts"
     vm = replace(vm, extra=(*vm.extra, *counting(plugin, out, text)))
-    return gather(to_its_end(vm, scratch, **over), parse(out.read_bytes()))
+    return to_its_end(vm, scratch, **over)
 
 
 def to_its_end(vm: Vm, scratch: Path, **over: Any) -> list[str]:

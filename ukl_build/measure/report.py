@@ -181,17 +181,20 @@ def markdown(result: Result) -> str:
     Of each request and image: instructions, and changes of the ring behind them.
     """
     images = list(dict.fromkeys(bar.image for bar in result.bars))
-    compared = [name for name in images if name != UKL] if UKL in images else []
-    rows = [[result.app, "pti", *images, *(f"{UKL} / {name}" for name in compared)]]
+    # Of levels each is compared with the twin.
+    pairs = [(UKL, name) for name in images if name != UKL]
+    if UKL not in images:
+        pairs = [(name, BASE) for name in images if name != BASE] if BASE in images else []
+    rows = [[result.app, "pti", *images, *(f"{one} / {other}" for one, other in pairs)]]
     rows.append(["---", "---", *("---:" for _ in rows[0][2:])])
     for pti, some in settings(result):
         by_name = {bar.image: bar for bar in some}
         for name in names(some):
             cells = {image: cell(bar, name, None) for image, bar in by_name.items()}
             row = [name, "on" if pti else "off", *(_brief(cells.get(image)) for image in images)]
-            rows.append(row + [_ratio(cells.get(UKL), cells.get(other)) for other in compared])
+            rows.append(row + [_ratio(cells.get(one), cells.get(other)) for one, other in pairs])
     _, first = next(settings(result))
-    rows += [[what, "", *cells, *("" for _ in compared)] for what, cells in facts(first)]
+    rows += [[what, "", *cells, *("" for _ in pairs)] for what, cells in facts(first)]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

@@ -25,7 +25,7 @@ from ukl_build import cpio, files
 from ukl_build.cmdline import MAX_COMMAND_LINE, quote_args
 from ukl_build.elf.names import ENTRY, PREFIX
 from ukl_build.errors import Fault, UklError, reported
-from ukl_build.image import Image, Init, Protocol, Smoke, SmokeRun, Variant, load
+from ukl_build.image import Image, Init, Protocol, Smoke, SmokeRun, load
 from ukl_build.initconf import RUN_CONF, mounts, render_overlay
 from ukl_build.model import nearest
 from ukl_build.run import accel, attach
@@ -443,7 +443,7 @@ def _announce(run: _Run) -> None:
 def _explain_gdb(run: _Run, vmlinux: Path) -> None:
     """Say how to start gdb.  Until the kernel is unpacked, only a hardware breakpoint stays."""
     # An ordinary process has no name in the kernel.
-    place = f"{PREFIX}{ENTRY}" if run.image.variant is Variant.UKL else "start_kernel"
+    place = f"{PREFIX}{ENTRY}" if run.image.variant.ring0 else "start_kernel"
     where = f"target remote {LOCALHOST}:{run.machine.gdb_port()}"
     say("waiting for gdb, without KASLR; in another terminal:")
     say(f"  gdb {shlex.quote(str(vmlinux))} -ex '{where}' -ex 'hbreak {place}' -ex continue")

@@ -7,6 +7,8 @@ kernel's own makefiles, so a changed application is relinked and nothing else is
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +37,25 @@ def make_line(tree: Path, out: Path, compiler: toolchain.Compiler, *targets: str
         *(f"{key}={value}" for key, value in toolchain.REPRODUCIBLE.items()),
         *targets,
     ]
+
+
+def begin_as(old: Path, new: Path) -> None:
+    """Let make's output folder begin as a copy of another kernel's of the same tree.
+
+    What the two have in common is not compiled again.  It appears whole.
+    """
+    old, new = old.resolve(), new.resolve()
+    copying = new.with_name(f"{new.name}.copying")
+    shutil.rmtree(copying, ignore_errors=True)
+    shutil.copytree(old, copying, symlinks=True)
+    # objtool's makefiles alone remember where they were, and would make it and all objects again.
+    for path in (copying / "tools").rglob(".*.cmd"):
+        text = path.read_text()
+        if str(old) in text:
+            time = path.stat().st_mtime_ns
+            path.write_text(text.replace(str(old), str(new)))
+            os.utime(path, ns=(time, time))
+    copying.rename(new)
 
 
 def build(

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the functions of a linked kernel or program are."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+
+from ukl_build.elf import abi
+from ukl_build.errors import UklError
+
+
+@dataclass(frozen=True)
+class Function:
+    """A symbol with code behind it."""
+
+    address: int
+    end: int
+    """Behind its last byte."""
+    name: str
+
+
+def functions(path: Path, *, prefix: str = "") -> Iterator[Function]:
+    """Yield the functions of a kernel or of a static program.
+
+    A name that several files have for themselves gets its file behind it.  One without a size, as
+    of assembly, ends where the next begins.
+
+    :param prefix: put before each name.
+    :raise UklError: ``elf-format`` if it cannot be read, or has no symbols.
+    :raise OSError: if it is not there.
+    """
+    try:
+        with path.open("rb") as file:
+            rows = _rows(ELFFile(file))
+    except (ELFError, struct.error, LookupError, ValueError, AttributeError) as error:
+        raise UklError(
+            "elf-format",
+            f"{path} cannot be read: {error}",
+            hint="it may be cut short; remove it and build again",
+        ) from error
+    seen: dict[str, set[str]] = {}
+    for _, _, name, own in rows:
+        if own:
+            seen.setdefault(name, set()).add(own)
+    rows.sort(key=lambda row: row[0])
+    starts = sorted({row[0] for row in rows})
+    following = dict(zip(starts, [*starts[1:], starts[-1] + 1 if starts else 0], strict=True))
+    for address, size, name, own in rows:
+        several = own and len(seen[name]) > 1
+        shown = f"{prefix}{name} ({own})" if several else f"{prefix}{name}"
+        yield Function(address, address + size if size else following[address], shown)
+
+
+def _rows(elf: ELFFile) -> list[tuple[int, int, str, str]]:
+    """Return address, size and name of each function, and the file of a local one."""
+    table = elf.get_section_by_name(".symtab")
+    if table is None:
+        raise ValueError("it has no symbol table")
+    code = {
+        number
+        for number, one in enumerate(elf.iter_sections())
+        if one["sh_flags"] & abi.SHF.SHF_EXECINSTR
+    }
+    strings = elf.get_section(table["sh_link"]).data()
+    found, file = [], ""
+    for st_name, st_info, _, st_shndx, st_value, st_size in abi.ELF64_SYM.iter_unpack(table.data()):
+        name = strings[st_name : strings.index(b"\0", st_name)].decode("utf-8", "surrogateescape")
+        bind, kind = st_info >> 4, st_info & 0xF
+        if kind == abi.STT_FILE:
+            file = name
+        elif (
+            st_shndx in code and kind in (abi.STT_FUNC, abi.STT_NOTYPE, abi.STT_GNU_IFUNC) and name
+        ):
+            found.append((st_value, st_size, name, file if bind == abi.STB_LOCAL else ""))
+    # A function before a label, a name that others see before one of its own file.
+    found.sort(key=lambda row: (row[0], -row[1], bool(row[3])))
+    return found
