@@ -84,6 +84,11 @@ def test_what_functions_take_and_who_called_them(tmp_path: Path, plugin: Path, r
     assert {stack[-2:].count("middle") for stack in found if stack[-1] == "middle"} == {1}
 
 
+def test_of_several_names_of_a_place_the_first_counts() -> None:
+    found = Functions([Function(2, 9, "b"), Function(1, 2, "a"), Function(2, 2, "label")])
+    assert [found.at(place) for place in (0, 1, 2, 8, 9)] == ["0x0", "a", "b", "b", "0x0"]
+
+
 # --- Its file
 
 NAMED = Functions([Function(0x100, 0x200, "outer"), Function(0x200, 0x280, "inner")])

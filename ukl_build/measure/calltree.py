@@ -33,8 +33,9 @@ class Functions:
 
     def __init__(self, found: Sequence[Function]) -> None:
         """Take them in any order; of several at one address the first is meant."""
-        self._found = sorted(found, key=lambda one: one.address)
-        self._starts = [one.address for one in self._found]
+        first = {one.address: one for one in reversed(found)}
+        self._starts = sorted(first)
+        self._found = [first[address] for address in self._starts]
 
     def at(self, address: int) -> str:
         """Return the name of the function around an address, or else the page it is in."""
