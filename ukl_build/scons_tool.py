@@ -1040,8 +1040,7 @@ def _linux(job: Job) -> None:
         # The kernel asks for its application beside itself, and has most of its objects already.
         place = job.layout.own_archive
         files.link(place, Path(os.path.relpath(job.layout.archive, place.parent)))
-        if not job.layout.linux.exists():
-            linux.begin_as(job.of(Variant.UKL).layout.linux, job.layout.linux)
+        linux.begin_as(job.of(Variant.UKL).layout.linux, job.layout.linux)
     linux.build(
         sources.read_tree(job.layout.sources).path,
         job.layout.kconfig,

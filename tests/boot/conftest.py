@@ -85,8 +85,7 @@ def application(
     :param build: folder for all outputs, relative to the project's.
     """
     out = ROOT / build / name
-    if not (out / "linux").exists():
-        linux.begin_as(built / "linux", out / "linux")
+    linux.begin_as(built / "linux", out / "linux")
     scons(f"app={name}", f"build={build}", *words, target)
     return out
 

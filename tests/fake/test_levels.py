@@ -119,7 +119,7 @@ def test_a_level_compiles_only_what_differs(
     for name in ("base", "ret"):
         # make's own objects came along, and their times; only the configuration is another.
         began = (plain.out / name / "linux" / "calls").read_text().splitlines()
-        assert began[: began.index("LD") + 1] == ["CC a", "CC b", "LD"]
+        assert sorted(began[: began.index("LD")]) == ["CC a", "CC b"]
 
 
 def test_a_changed_application_is_linked_into_every_level(

@@ -92,3 +92,43 @@ def test_a_kernel_that_is_found_wrong_is_not_published(
     assert (tmp_path / "bzImage").read_text() == "old"
     build(tmp_path, [])
     assert (tmp_path / "bzImage").read_text() == "new"
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """Return an output folder of make's, of some tree."""
+    out = tmp_path / "old" / "linux"
+    (out / "tools" / "objtool").mkdir(parents=True)
+    (tmp_path / "tree").mkdir()
+    (out / "source").symlink_to(tmp_path / "tree")
+    (out / "a.o").write_text("object")
+    (out / "tools" / "objtool" / ".x.o.cmd").write_text(f"cc -o {out}/tools/objtool/x.o")
+    return out
+
+
+def test_a_kernel_begins_as_another_one(output: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new" / "linux"
+    new.parent.mkdir()
+    linux.begin_as(output, new)
+    assert (new / "a.o").stat().st_mtime_ns == (output / "a.o").stat().st_mtime_ns
+    # Of objtool's makefiles, which alone have the folder in them.
+    moved = new / "tools" / "objtool" / ".x.o.cmd"
+    assert moved.read_text() == f"cc -o {new}/tools/objtool/x.o"
+    assert moved.stat().st_mtime_ns == (output / "tools/objtool/.x.o.cmd").stat().st_mtime_ns
+    assert [path.name for path in new.parent.iterdir()] == ["linux"]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_what_was_built_stays_unless_it_is_of_another_tree(
+    output: Path, tmp_path: Path, same: bool
+) -> None:
+    new = tmp_path / "new" / "linux"
+    new.parent.mkdir()
+    linux.begin_as(output, new)
+    (new / "a.o").write_text("its own")
+    if not same:
+        (new / "source").unlink()
+        (new / "source").symlink_to(tmp_path / "gone")
+    linux.begin_as(output, new)
+    assert (new / "a.o").read_text() == ("its own" if same else "object")
+    assert (new / "source").resolve() == (tmp_path / "tree").resolve()

@@ -20,6 +20,9 @@ from ukl_build.errors import UklError
 RUNNING = ".ukl-running"
 """File in the output folder while make runs; its time is when make began."""
 
+_TREE = "source"
+"""Link of make's in an output folder to the tree."""
+
 LOCK = ".ukl-lock"
 """File in the output folder that is locked while it is in use."""
 
@@ -40,11 +43,16 @@ def make_line(tree: Path, out: Path, compiler: toolchain.Compiler, *targets: str
 
 
 def begin_as(old: Path, new: Path) -> None:
-    """Let make's output folder begin as a copy of another kernel's of the same tree.
+    """Let make's output folder begin as a copy of another kernel's.
 
-    What the two have in common is not compiled again.  It appears whole.
+    What the two have in common is not compiled again.  One that is there stays, unless it is of
+    another tree, of which nothing could be used.  The copy appears whole.
     """
     old, new = old.resolve(), new.resolve()
+    if new.exists():
+        if (new / _TREE).resolve() == (old / _TREE).resolve() or not (old / _TREE).exists():
+            return
+        shutil.rmtree(new)
     copying = new.with_name(f"{new.name}.copying")
     shutil.rmtree(copying, ignore_errors=True)
     shutil.copytree(old, copying, symlinks=True)
