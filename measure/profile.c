@@ -10,8 +10,9 @@
  * A plugin sees no registers, so nobody's stack. It sees the blocks that run, and keeps a stack for
  * each task from how they end: a call puts a function on it, a return takes away what is above the
  * call that it leads behind. A block that cannot follow the one before it is an interrupt or an
- * exception, and lasts until IRET. What goes wrong in between (retpolines, longjmp, a fault in the
- * middle of a block) is right again at the next return to somebody who is on the stack.
+ * exception, and lasts until IRET. A return to nobody on the stack is a retpoline's jump to the
+ * function that was called. What goes wrong in between (longjmp, a fault in the middle of a block) is
+ * right again at the next return to somebody who is on the stack.
  *
  * Instructions are counted a block at a time: those behind one that faults are counted though they do
  * not run.  Only what is measured is counted, see watch.h, between marks.
@@ -23,6 +24,8 @@
 #include "watch.h"
 
 enum { MAGIC = 0x504c4b55, FORMAT = 1, NODES = 1 << 18, LEAVES = 1 << 21, DEPTH = 192, TASKS = 1024 };
+
+enum { TRAP = 7 }; /* bytes: INT3; or PAUSE, LFENCE and a jump back */
 
 /* Little endian, without gaps. */
 struct profile {
@@ -155,15 +158,19 @@ static bool follows(const struct block *block, uint64_t place)
 	}
 }
 
-/* By a return: to behind the call of somebody on the stack. */
+/* By a return: to behind the call of somebody on the stack, or as a jump to @place. */
 static void leave(uint64_t place)
 {
+	struct frame *now = task->depth ? &task->frames[task->depth - 1] : NULL;
+
 	for (int i = task->depth; i-- > 0;) {
 		if (!task->frames[i].trap && task->frames[i].ret == place) {
 			task->depth = i;
 			return;
 		}
 	}
+	if (now && !now->trap)
+		now->node = child(task->depth > 1 ? now[-1].node : 0, place);
 }
 
 /* By IRET or SYSRET: from an interrupt or a system call; ring 0 leaves a called entry so as well. */
@@ -193,6 +200,9 @@ static void follow(const struct block *block)
 	}
 	switch (last->end) {
 	case CALL:
+		/* Over a trap for speculation: a retpoline, or what fills the return stack buffer. */
+		if (last->target - last->next - 1 < TRAP)
+			break;
 		if (!within(last, block->start) || block->start == last->target)
 			push(block->start, last->next, false);
 		break;

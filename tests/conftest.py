@@ -14,7 +14,7 @@ from tests import project as projects
 from ukl_build import manifest
 from ukl_build.cache import Cache
 from ukl_build.initconf import InitConf
-from ukl_build.stages import libc
+from ukl_build.stages import libc, linux
 from ukl_build.stages.userspace import Userspace, build_initramfs
 
 
@@ -24,8 +24,27 @@ def project(tmp_path: Path) -> projects.Project:
     return projects.make(tmp_path)
 
 
+LEVEL = os.environ.get("UKL_TEST_LEVEL", "")
+"""The level of ring 0 that is tested, if it is not the fastest: see tests/long/test_levels.py."""
+
+
+def build_folder(name: str = "build") -> str:
+    """Return the folder in which something is built, relative to the project's.
+
+    :param name: which it is at the fastest level; each other has one of its own.
+    """
+    return f"build/level-{LEVEL}/{name}" if LEVEL else name
+
+
 def scons(*words: str) -> None:
-    """Run SCons, in the environment as it is: caches are where the user has them."""
+    """Run SCons, in the environment as it is: caches are where the user has them.
+
+    :param words: of its command line; ``build=`` is taken for :func:`build_folder`.
+    """
+    if LEVEL:
+        given = [word.removeprefix("build=") for word in words if word.startswith("build=")]
+        others = [word for word in words if not word.startswith("build=")]
+        words = (*others, f"build={build_folder(*given)}", f"level={LEVEL}")
     done = subprocess.run(
         [sys.executable, "-m", "SCons", "-Q", *words],
         cwd=projects.ROOT,
@@ -47,9 +66,14 @@ def outputs(variable: str, *words: str) -> Path:
     given = os.environ.get(variable)
     if given is not None:
         return Path(given)
-    scons("app=tcp_server", *words)
     build = dict(word.split("=") for word in words).get("build", "build")
-    return projects.ROOT / build / "tcp_server"
+    out = projects.ROOT / build_folder(build) / "tcp_server"
+    fastest = projects.ROOT / build / "tcp_server" / "linux"
+    if LEVEL and fastest.is_dir():
+        out.mkdir(parents=True, exist_ok=True)
+        linux.begin_as(fastest, out / "linux")
+    scons("app=tcp_server", *words)
+    return out
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from tests.boot.conftest import application
 from tests.boot.ring0 import RING0, Ring0, ordinary, relink
 from ukl_build.errors import UklError
 from ukl_build.image import App, Image, store
-from ukl_build.measure import wall
+from ukl_build.measure import profiler, wall
 from ukl_build.measure.counts import Counts, Run
 from ukl_build.measure.guest import Programs, machine, observe, run
 from ukl_build.measure.report import Result, cell, names
@@ -208,3 +209,30 @@ def test_bench_counts_system_calls_of_an_image(built: Path) -> None:
         )
         assert bar.memory_mib is not None and 16 < bar.memory_mib < 128
         assert set(bar.versions) == {"Linux"}
+
+
+def test_a_profile_agrees_with_what_is_counted(built: Path) -> None:
+    """To the block that a batch begins or ends in, and faults in the middle of one."""
+    words = "fragments=virtio-net"
+    bench = application("calls", built, words, target="bench") / "bench.json"
+    out = application("calls", built, words, target="profile")
+    bar = Result.model_validate_json(bench.read_bytes()).bars[0]
+    found = profiler.Result.model_validate_json((out / "profile.json").read_bytes())
+    assert (bar.image, bar.pti, found.images, found.pti) == ("ukl", False, ("ukl",), False)
+    for one in found.workloads:
+        counted = cell(bar, one.name, None)
+        assert counted is not None
+        whole = sum(row.instructions["ukl"] for row in one.rows)
+        # Faults end blocks in the middle; threads and processes take many.
+        assert whole == pytest.approx(counted.instructions.mean, rel=0.005), one.name
+    (getppid,) = [one for one in found.workloads if one.name == "getppid"]
+    layers = {name: numbers["ukl"] for name, numbers in getppid.layers().items()}
+    rows = {row.function: row.instructions["ukl"] for row in getppid.rows}
+    # docs/design.md says how many there are outside the kernel's own function.
+    assert layers["entry and exit"] == pytest.approx(33, abs=0.5)
+    assert layers["C library"] == pytest.approx(2, abs=0.1)
+    assert rows["__x64_sys_getppid"] > 10
+    drawing = (out / "profile-ukl-getppid.svg").read_text()
+    # Who called it is there: the path is not only a sum.
+    assert "__x64_sys_getppid (processes and signals)" in drawing
+    assert {"ukl.main", "ukl.getppid", "ukl_sys_110"} <= set(re.findall(r"<title>(\S+) ", drawing))

@@ -195,13 +195,15 @@ def test_layers_are_folders_of_the_kernel() -> None:
             "tcp_sendmsg": frozenset({"net/ipv4/tcp.o"}),
             "vfs_read": frozenset({"fs/read_write.o"}),
             "twice": frozenset({"kernel/sched/core.o", "drivers/net/loopback.o"}),
+            "ukl_time": frozenset({"arch/x86/entry/ukl_time.o"}),
+            "ukl_bypass": frozenset({"arch/x86/entry/ukl_64.o"}),
         },
         library=frozenset({"memcpy"}),
     )
     assert {
         name: names.layer(name)
         for name in ("tcp_sendmsg", "vfs_read", "twice (core.c)", "twice (loopback.c)",
-                     "ukl.memcpy", "ukl.main", "nobody", "0x1000")
+                     "ukl.memcpy", "ukl.main", "nobody", "0x1000", "ukl_time", "ukl_bypass", "vDSO")
     } == {
         "tcp_sendmsg": "TCP",
         "vfs_read": "VFS",
@@ -211,6 +213,9 @@ def test_layers_are_folders_of_the_kernel() -> None:
         "ukl.main": "application",
         "nobody": "other",
         "0x1000": "other",
+        "ukl_time": "vDSO",
+        "ukl_bypass": "entry and exit",
+        "vDSO": "vDSO",
     }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ukl_build import files
-from ukl_build.elf.functions import functions
+from ukl_build.elf.functions import Function, functions
 from ukl_build.elf.names import PREFIX
 from ukl_build.errors import reported
 from ukl_build.image import Image, load
@@ -36,6 +36,9 @@ from ukl_build.run.cli import IMAGE_FILE
 from ukl_build.stages import libc
 
 PLUGIN = "profile.c"
+
+UPPER_HALF = (1 << 46, 1 << 47)
+"""Addresses of user memory that the kernel gives out from above."""
 
 SHOWN = 40
 """Functions in the table; all are in the result file."""
@@ -112,7 +115,8 @@ def known(image: Image, layout: Layout) -> tuple[calltree.Functions, symbols.Nam
     :raise UklError: ``elf-format``, ``manifest-invalid``, ``tool-missing`` or ``tool-failed``.
     :raise OSError: if a file cannot be read.
     """
-    found = list(functions(layout.vmlinux))
+    # Nothing else is executed there: programs are static, and stacks cannot be.
+    found = [*functions(layout.vmlinux), Function(*UPPER_HALF, symbols.VDSO)]
     if not image.variant.ring0:
         found += functions(layout.ordinary, prefix=PREFIX)
     library = frozenset[str]()

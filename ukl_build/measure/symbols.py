@@ -13,7 +13,11 @@ from ukl_build.elf.names import PREFIX
 
 APPLICATION, LIBRARY, OTHER = "application", "C library", "other"
 
+VDSO = "vDSO"
+"""Function that stands for the kernel's code in user memory, and the layer of its counterparts."""
+
 LAYERS = (
+    ("arch/x86/entry/ukl_time", VDSO),
     ("arch/x86/entry/", "entry and exit"),
     ("kernel/entry/", "entry and exit"),
     ("arch/x86/lib/", "copies and strings"),
@@ -59,6 +63,8 @@ class Names:
         :func:`ukl_build.elf.functions.functions` gives it.
         """
         name, _, file = function.partition(" ")
+        if name == VDSO:
+            return VDSO
         if name.startswith(PREFIX):
             return LIBRARY if name.removeprefix(PREFIX) in self.library else APPLICATION
         places = self.kernel.get(name, frozenset())
