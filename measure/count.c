@@ -17,10 +17,6 @@
  * One processor: counters that need no call, which make this affordable, are not the processor's own
  * in version 1 of the interface.
  */
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include "watch.h"
 
 enum { MAGIC = 0x434c4b55, FORMAT = 1, MARKS = 4096 };
@@ -165,30 +161,18 @@ static void on_translation(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
 	}
 }
 
-static int map(const char *path)
+PLUGIN_EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int argc, char **argv)
 {
-	int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	const char *out = arguments(info, argc, argv);
 
-	if (fd < 0 || ftruncate(fd, sizeof(*counts)))
-		return refuse("cannot write ", path);
-	counts = mmap(NULL, sizeof(*counts), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	close(fd);
-	if (counts == MAP_FAILED)
-		return refuse("cannot map ", path);
+	counts = out ? map(out, sizeof(*counts)) : NULL;
+	if (!counts)
+		return -1;
 	counts->magic = MAGIC;
 	counts->format = FORMAT;
 	counts->n_counts = COUNTS;
 	counts->n_roles = ROLES;
 	counts->capacity = MARKS;
-	return 0;
-}
-
-PLUGIN_EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int argc, char **argv)
-{
-	const char *out = arguments(info, argc, argv);
-
-	if (!out || map(out))
-		return -1;
 	qemu_plugin_register_vcpu_tb_trans_cb(id, on_translation);
 	return 0;
 }

@@ -17,10 +17,6 @@
  * Instructions are counted a block at a time: those behind one that faults are counted though they do
  * not run.  Only what is measured is counted, see watch.h, between marks.
  */
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include "watch.h"
 
 enum { MAGIC = 0x504c4b55, FORMAT = 1, NODES = 1 << 18, LEAVES = 1 << 21, DEPTH = 192, TASKS = 1024 };
@@ -340,29 +336,17 @@ static void on_translation(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
 	look_at_end(block, qemu_plugin_insn_data(insn), qemu_plugin_insn_size(insn));
 }
 
-static int map(const char *path)
-{
-	int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-
-	if (fd < 0 || ftruncate(fd, sizeof(*profile)))
-		return refuse("cannot write ", path);
-	profile = mmap(NULL, sizeof(*profile), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	close(fd);
-	if (profile == MAP_FAILED)
-		return refuse("cannot map ", path);
-	profile->magic = MAGIC;
-	profile->format = FORMAT;
-	/* Number 0 is the root, and no leaf. */
-	profile->n_nodes = profile->n_leaves = 1;
-	return 0;
-}
-
 PLUGIN_EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int argc, char **argv)
 {
 	const char *out = arguments(info, argc, argv);
 
-	if (!out || map(out))
+	profile = out ? map(out, sizeof(*profile)) : NULL;
+	if (!profile)
 		return -1;
+	profile->magic = MAGIC;
+	profile->format = FORMAT;
+	/* Number 0 is the root, and no leaf. */
+	profile->n_nodes = profile->n_leaves = 1;
 	qemu_plugin_register_vcpu_tb_trans_cb(id, on_translation);
 	return 0;
 }

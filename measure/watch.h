@@ -11,9 +11,12 @@
 #ifndef WATCH_H
 #define WATCH_H
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "mark.h"
 #include "plugin.h"
@@ -140,6 +143,22 @@ static int refuse(const char *why, const char *what)
 {
 	fprintf(stderr, "plugin: %s%s\n", why, what);
 	return -1;
+}
+
+/* The file for the result in memory, all zeros; NULL if it cannot be written. */
+static void *map(const char *path, size_t size)
+{
+	int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	void *mapped = MAP_FAILED;
+
+	if (fd >= 0 && !ftruncate(fd, (off_t)size))
+		mapped = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (fd >= 0)
+		close(fd);
+	if (mapped != MAP_FAILED)
+		return mapped;
+	refuse("cannot write ", path);
+	return NULL;
 }
 
 /* Look at the machine and at the plugin's arguments; the file for the result, or NULL. */

@@ -455,8 +455,6 @@ class Build:
         if job.app.stock is not None:
             compared += self._built(self._stock(job.app.stock, compiler))
         rungs = self._rungs(described, archived, tree, compiler)
-        for rung in rungs:
-            compared += self._built(rung)
         for name, function, needs in (
             ("run", _run, described),
             ("smoke", _smoke, described),

@@ -225,6 +225,10 @@ def test_the_instruction_of_a_gate_is_not_the_kernels(name: str, cc: Compiler) -
     after = ".globl f\n.type f,@function\nf: syscall\nret\n.size f, . - f\n"
     found = look(cc((text + after).replace("gate", name) + END, suffix=".S")).findings
     assert [(one.code, one.function) for one in found] == [("syscall", "f")]
+    local = look(
+        cc((text.replace(".weak gate\n", "") + after).replace("gate", name) + END, suffix=".S")
+    )
+    assert [one.function for one in local.findings] == [name, "f"]
 
 
 @pytest.mark.parametrize("level", [LEVELS[0], LEVELS[2]])  # -O0 puts arguments there

@@ -142,19 +142,19 @@ def test_a_level_that_does_not_answer_is_not_counted(
     assert [words[0] for words in asked()] == ["run"] * 3
 
 
-def test_bench_makes_levels_again_that_are_there(
+def test_levels_are_made_again_by_ladder_alone(
     plain: Project, asked: Callable[[], list[list[str]]]
 ) -> None:
-    def announced() -> list[str]:
-        return re.findall(r"^\[(\w+)\] \S*/(?:base|ret)/", plain.build("-n", "bench"), re.M)
+    def announced(*targets: str) -> list[str]:
+        said = plain.build("-n", *targets)
+        return re.findall(r"^\[(\w+)\] \S*/(?:base|ret)/", said, re.M)
 
-    plain.build()
-    assert announced() == []
     plain.build("ladder")
-    assert announced() == []
+    assert announced("ladder") == []
     plain.source.write_text("int main(void) { return 43; }\n")
     plain.build()
-    assert announced() == ["linux"] * 2
+    assert announced("bench") == announced("profile") == announced() == []
+    assert announced("ladder") == ["linux"] * 2
 
 
 @pytest.mark.parametrize("name", ["run", "smoke"])

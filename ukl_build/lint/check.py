@@ -103,8 +103,8 @@ class _Lint:
             for site in places:
                 if id(site.section) not in loaded.discarded:
                     function = function_at(loaded.obj, site.section, site.offset)
-                    if site.rule == "syscall" and function and GATE.fullmatch(function.name):
-                        continue  # in vmlinux there is the kernel's gate instead
+                    if site.rule == "syscall" and function and _is_weak_gate(function):
+                        continue  # in vmlinux there is the kernel's instead
                     key = (site.rule, function.name if function else "", site.what)
                     if site.rule == "table":
                         key = (site.rule, site.section.name, "")
@@ -320,6 +320,10 @@ class _Lint:
                 }
             )
         )
+
+
+def _is_weak_gate(symbol: Symbol) -> bool:
+    return symbol.st_bind == abi.STB_WEAK and GATE.fullmatch(symbol.name) is not None
 
 
 def _check_bytecode(obj: ObjectFile, report: Callable[[RuleError], object]) -> None:
