@@ -52,6 +52,12 @@ class Layout:
     app: str
     variant: Variant = Variant.UKL
 
+    @classmethod
+    def around(cls, folder: Path, variant: Variant) -> Layout:
+        """Return where the files of an image are, by the folder of its image.json."""
+        home = folder if variant is Variant.UKL else folder.parent
+        return cls(build=home.parent, app=home.name, variant=variant)
+
     @property
     def home(self) -> Path:
         """All of an application's outputs."""

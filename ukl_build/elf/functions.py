@@ -48,7 +48,6 @@ def functions(path: Path, *, prefix: str = "") -> Iterator[Function]:
     for _, _, name, own in rows:
         if own:
             seen.setdefault(name, set()).add(own)
-    rows.sort(key=lambda row: row[0])
     starts = sorted({row[0] for row in rows})
     following = dict(zip(starts, [*starts[1:], starts[-1] + 1 if starts else 0], strict=True))
     for address, size, name, own in rows:
@@ -58,7 +57,7 @@ def functions(path: Path, *, prefix: str = "") -> Iterator[Function]:
 
 
 def _rows(elf: ELFFile) -> list[tuple[int, int, str, str]]:
-    """Return address, size and name of each function, and the file of a local one."""
+    """Return address, size and name of each function, and the file of a local one; by address."""
     table = elf.get_section_by_name(".symtab")
     if table is None:
         raise ValueError("it has no symbol table")

@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -91,8 +91,11 @@ def bench_of(folder: Path) -> tuple[AppRecipe, Bench]:
     return recipe, recipe.bench
 
 
-def present(folders: Sequence[Path]) -> list[Path]:
-    """Return those folders in which there is an image, and say which are left out."""
+def present(folders: Sequence[Path], say: Callable[[str], object] = say) -> list[Path]:
+    """Return those folders in which there is an image, and say which are left out.
+
+    :param say: writes a line for people.
+    """
     found = [folder for folder in folders if (folder / IMAGE_FILE).is_file()]
     for folder in folders:
         if folder not in found:

@@ -58,7 +58,7 @@ class Workload(Model):
 
     name: str
     requests: int
-    """In each batch."""
+    """In all batches."""
     rows: tuple[Row, ...]
 
     def layers(self) -> dict[str, dict[str, float]]:
@@ -100,15 +100,6 @@ def say(text: str) -> None:
     print(f"profile: {text}", file=sys.stderr, flush=True)
 
 
-def layout_of(image: Image, folder: Path) -> Layout:
-    """Return where the files of an image are.
-
-    :param folder: where its image.json is, in the folder of a build.
-    """
-    home = folder if folder.name == image.name else folder.parent
-    return Layout(build=home.parent, app=home.name, variant=image.variant)
-
-
 def known(image: Image, layout: Layout) -> tuple[calltree.Functions, symbols.Names]:
     """Return the functions of an image, and their layers.
 
@@ -137,7 +128,7 @@ def look(folder: Path, name: str, bench: Bench, programs: guest.Programs, *, pti
     :raise OSError: if a file cannot be read or written.
     """
     image = load(folder / IMAGE_FILE)
-    functions, names = known(image, layout_of(image, folder))
+    functions, names = known(image, Layout.around(folder, image.variant))
     vm = guest.machine(image, folder, pti=pti)
     with tempfile.TemporaryDirectory(prefix="ukl-profile-") as scratch:
         out = Path(scratch) / "profile"
@@ -239,7 +230,7 @@ def profile(options: argparse.Namespace) -> int:
     seen = []
     with tempfile.TemporaryDirectory(prefix="ukl-profile-") as scratch:
         programs = guest.Programs.build(Path(scratch), PLUGIN)
-        for folder in present(options.folders):
+        for folder in present(options.folders, say):
             name = label(folder, recipe.name, options.ukl)
             say(name)
             seen.append(look(folder, name, bench, programs, pti=pti))

@@ -23,8 +23,7 @@ def versions(recipe: AppRecipe, image: Image, folder: Path) -> dict[str, str]:
     :raise UklError: ``manifest-invalid``.
     :raise OSError: if a manifest cannot be read.
     """
-    home = folder if image.variant is Variant.UKL else folder.parent
-    layout = Layout(build=home.parent, app=home.name, variant=image.variant)
+    layout = Layout.around(folder, image.variant)
     if image.variant is Variant.STOCK:
         packages = manifest.load(layout.packages_record).inputs
         wanted = recipe.stock.package if recipe.stock is not None else ""
