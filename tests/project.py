@@ -78,6 +78,7 @@ FRAGMENTS = {
     'CONFIG_UKL_ARCHIVE_PATH="../UKL.a"  # relative to the output folder\n',
     "ukl-ret": "CONFIG_UKL_RET=y  # the second level\n",
     "ukl-bypass": "CONFIG_UKL_BYPASS=y  # the third\n",
+    "ukl-shortcut": "CONFIG_UKL_SHORTCUT=y  # the fourth\n",
     "again": "CONFIG_UNIKERNEL_LINUX=y  # a second time\n",
     "unmet": "CONFIG_NET=n  # overrides net: a test\n",
 }

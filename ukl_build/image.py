@@ -70,6 +70,8 @@ class Variant(StrEnum):
     """As :attr:`BASE`, and system calls return by RET where they can."""
     BYPASS = "bypass"
     """As :attr:`RET`, and the C library calls the functions of system calls."""
+    SHORTCUT = "shortcut"
+    """As :attr:`BYPASS`, and those on sockets, pipes and eventfds go past VFS."""
 
     @property
     def ring0(self) -> bool:

@@ -94,7 +94,7 @@ def variables(apps: Sequence[str]) -> list[Variable]:
         Variable(
             "level",
             "how the application enters the kernel: base as from ring 3, ret returns by RET, bypass"
-            " calls the functions of system calls",
+            " calls the functions of system calls, shortcut goes past VFS to sockets and pipes",
             default=plan.FASTEST.value,
             values=tuple(level.value for level in plan.RING0_FRAGMENTS),
         ),

@@ -242,7 +242,7 @@ def prologues(
     within = target(list(found[GATE].values())[-1])
     found["bypass"] = until("jmp", instructions(gdb, within, 0x80, scratch))
     (work,) = [target(text) for text in found["bypass"].values() if text.startswith("jne")]
-    found["bypass_work"] = until("call", instructions(gdb, work, 0x80, scratch))
+    found["bypass_work"] = until("jmp", instructions(gdb, work, 0x80, scratch))
     return found
 
 

@@ -18,7 +18,14 @@ from ukl_build.image import Variant
 
 STEPS = ["image", "kconfig", "linux", "userspace"]
 """Those that a level has of its own."""
-OPTIONS = {Variant.BASE: "UNIKERNEL_LINUX", Variant.RET: "UKL_RET", Variant.BYPASS: "UKL_BYPASS"}
+OPTIONS = {
+    Variant.BASE: "UNIKERNEL_LINUX",
+    Variant.RET: "UKL_RET",
+    Variant.BYPASS: "UKL_BYPASS",
+    Variant.SHORTCUT: "UKL_SHORTCUT",
+}
+LOWER = tuple(OPTIONS)[:-1]
+"""Those that ladder builds beside the fastest."""
 
 
 def on(folder: Path) -> list[Variant]:
@@ -89,9 +96,9 @@ def test_ladder_builds_asks_and_counts_every_level(
     plain: Project, asked: Callable[[], list[list[str]]]
 ) -> None:
     said = plain.build("ladder")
-    folders = [plain.out, *(plain.out / level for level in ("base", "ret"))]
-    assert not (plain.out / "bypass").exists()
-    for folder, level in zip(folders, ("bypass", "base", "ret"), strict=True):
+    folders = [plain.out, *(plain.out / level for level in LOWER)]
+    assert not (plain.out / plan.FASTEST).exists()
+    for folder, level in zip(folders, (plan.FASTEST, *LOWER), strict=True):
         assert tuple(on(folder)) == plan.levels(Variant(level))
         assert (folder / "initramfs.cpio").read_bytes() == (
             plain.out / "initramfs.cpio"
@@ -105,9 +112,9 @@ def test_ladder_builds_asks_and_counts_every_level(
     assert smokes == [["run", "--qemu", str(folder), "--smoke"] for folder in folders]
     assert count[0] == "measure"
     assert count[count.index("--out") + 1] == str(plain.out / "ladder.json")
-    assert count[count.index("--ukl") + 1] == "bypass"
-    order = ["", "ret", "base", "twin"]
-    assert count[-4:] == [str(plain.out / name) for name in order]
+    assert count[count.index("--ukl") + 1] == "shortcut"
+    order = ["", "bypass", "ret", "base", "twin"]
+    assert count[-5:] == [str(plain.out / name) for name in order]
     assert "linux" in stages(said)
     assert stages(plain.build("ladder")) == []
 
@@ -116,7 +123,7 @@ def test_a_level_compiles_only_what_differs(
     plain: Project, asked: Callable[[], list[list[str]]]
 ) -> None:
     plain.build("ladder")
-    for name in ("base", "ret"):
+    for name in LOWER:
         # make's own objects came along, and their times; only the configuration is another.
         began = (plain.out / name / "linux" / "calls").read_text().splitlines()
         assert sorted(began[: began.index("LD")]) == ["CC a", "CC b"]
@@ -126,11 +133,11 @@ def test_a_changed_application_is_linked_into_every_level(
     plain: Project, asked: Callable[[], list[list[str]]]
 ) -> None:
     plain.build("ladder")
-    for name in ("base", "ret"):
+    for name in LOWER:
         plain.calls(plain.out / name / "linux")
     plain.source.write_text("int main(void) { return 43; }\n")
     plain.build("ladder")
-    for name in ("base", "ret"):
+    for name in LOWER:
         assert plain.calls(plain.out / name / "linux") == ["LD"]
 
 
@@ -147,14 +154,14 @@ def test_levels_are_made_again_by_ladder_alone(
 ) -> None:
     def announced(*targets: str) -> list[str]:
         said = plain.build("-n", *targets)
-        return re.findall(r"^\[(\w+)\] \S*/(?:base|ret)/", said, re.M)
+        return re.findall(r"^\[(\w+)\] \S*/(?:base|ret|bypass)/", said, re.M)
 
     plain.build("ladder")
     assert announced("ladder") == []
     plain.source.write_text("int main(void) { return 43; }\n")
     plain.build()
     assert announced("bench") == announced("profile") == announced() == []
-    assert announced("ladder") == ["linux"] * 2
+    assert announced("ladder") == ["linux"] * 3
 
 
 @pytest.mark.parametrize("name", ["run", "smoke"])

@@ -55,7 +55,7 @@ def test_a_twin_has_the_kernel_without_an_application(plain: Project) -> None:
     plain.build("image", "twin")
     own, ours = config(plain), (plain.out / "kconfig" / "config").read_text()
     different = dotconfig.read_settings(ours).items() - own.items()
-    levels = {"UKL_RET": "y", "UKL_BYPASS": "y"}
+    levels = dict.fromkeys(("UKL_RET", "UKL_BYPASS", "UKL_SHORTCUT"), "y")
     assert dict(different) == {"UNIKERNEL_LINUX": "y", "UKL_ARCHIVE_PATH": "../UKL.a", **levels}
     described = image.load(plain.twin / "image.json")
     one = image.load(plain.out / "image.json")

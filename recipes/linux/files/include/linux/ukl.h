@@ -6,6 +6,7 @@
 
 struct mm_struct;
 struct page;
+struct pt_regs;
 
 /*
  * What the file CONFIG_UKL_NAME begins with: e_ident of a 64-bit ELF file, for
@@ -21,6 +22,12 @@ bool ukl_is_private(struct mm_struct *mm, unsigned long addr);
 int ukl_get_gate_page(struct mm_struct *mm, unsigned long addr,
 		      unsigned int gup_flags, struct page **page);
 void __noreturn ukl_exit_init(int code);
+
+long ukl__x64_sys_read(const struct pt_regs *regs);
+long ukl__x64_sys_write(const struct pt_regs *regs);
+long ukl__x64_sys_sendto(const struct pt_regs *regs);
+long ukl__x64_sys_recvfrom(const struct pt_regs *regs);
+long ukl__x64_sys_epoll_wait(const struct pt_regs *regs);
 #else
 static inline bool mm_is_ukl(struct mm_struct *mm)
 {

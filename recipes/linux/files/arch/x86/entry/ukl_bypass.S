@@ -133,14 +133,33 @@ SYM_INNER_LABEL(ukl_stubs, SYM_L_GLOBAL)
 SYM_CODE_START_NOALIGN(ukl_sys_\nr)
 	UNWIND_HINT_EMPTY
 	ANNOTATE_NOENDBR
+.ifdef .Lhas_shortcut_\nr
+	UKL_BYPASS \nr, ukl\func
+.else
 .ifndef .Lneeds_full_entry_\nr
 	UKL_BYPASS \nr, \func
+.endif
 .endif
 .Lfull_\nr:
 	movl	$\nr, %eax
 	jmp	ukl_syscall
 SYM_CODE_END(ukl_sys_\nr)
 .endm
+
+/* System calls in whose place the function of this name with ukl before is called. */
+#ifdef CONFIG_UKL_SHORTCUT
+	.irp	nr, 0, 1
+	.set	.Lhas_shortcut_\nr, 1
+	.endr
+#ifdef CONFIG_INET
+	.irp	nr, 44, 45
+	.set	.Lhas_shortcut_\nr, 1
+	.endr
+#endif
+#ifdef CONFIG_EPOLL
+	.set	.Lhas_shortcut_232, 1
+#endif
+#endif
 
 #define __SYSCALL(nr, sym)	UKL_STUB nr, __x64_##sym
 	UKL_FULL_ENTRIES
@@ -165,7 +184,12 @@ SYM_INNER_LABEL(ukl_stubs_end, SYM_L_GLOBAL)
 	movq	%r15, R15(%rsp)
 	movq	%rsp, %rdi
 	call	do_ukl_bypass_work	/* returns with IRQs disabled */
-	jmp	ukl_call_done
+	testb	%al, %al
+	jz	ukl_call_done
+	movq	RAX(%rsp), %rax
+	movq	RSP(%rsp), %rsp
+	UNWIND_HINT_EMPTY
+	jmp	ukl_bypass_return
 	.popsection
 #endif
 

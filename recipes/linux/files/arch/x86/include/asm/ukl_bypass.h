@@ -31,5 +31,9 @@
 	.set	.Lneeds_full_entry_\nr, 1
 	.endr
 .endm
+#else /* __ASSEMBLY__ */
+/* All that exit_to_user_mode_prepare() has something to do for. */
+#define UKL_EXIT_WORK	(EXIT_TO_USER_MODE_WORK | _TIF_USER_RETURN_NOTIFY | \
+			 _TIF_IO_BITMAP | _TIF_NEED_FPU_LOAD)
 #endif /* __ASSEMBLY__ */
 #endif /* _ASM_X86_UKL_BYPASS_H */
