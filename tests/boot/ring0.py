@@ -18,9 +18,12 @@ from ukl_build.stages.archive import link_application, make_archive
 GUEST = Path(__file__).parent / "guest"
 POSIX = ROOT / "tests" / "posix" / "guest"
 SAMPLES = ROOT / "samples"
-SUITE = ("suite", "faults", "context", "protect", "victim", "subject", "observed", "storm")
+SUITE = (
+    *("suite", "faults", "context", "protect", "victim", "subject", "observed", "storm"),
+    "descriptors",
+)
 """Parts of the program that runs in both rings; the first has the main function."""
-MAINS = ("faults", "context", "observed", "storm")
+MAINS = ("faults", "context", "observed", "storm", "descriptors")
 """Parts whose main function is called PART_main there."""
 HELPERS = ("ring", "stress", "client", "security", "inspect", "audited")
 """Ordinary programs, of one file each."""

@@ -33,7 +33,7 @@ FOLDER = Path(__file__).parent / "faults"
 FAULTS = sorted(FOLDER.glob("*.patch"))
 GUEST_S = 200.0
 
-SUITE = ("context", "faults", "observed", "storm")
+SUITE = ("context", "faults", "observed", "storm", "descriptors")
 POSIX = ("timers", "threads")
 """What can run: parts of the two programs of the tests."""
 

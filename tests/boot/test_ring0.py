@@ -40,7 +40,7 @@ COMPLAINTS = re.compile(
 KERNELS = re.compile(r"\[ *\d+\.\d{6}\] .*")
 """What the kernel itself says on a console that an application writes to as well."""
 
-CHECKS = {"faults": 45, "context": 45, "observed": 27, "storm": 4}
+CHECKS = {"faults": 45, "context": 45, "observed": 27, "storm": 4, "descriptors": 180}
 """How many checks a program makes in ring 3: one that is left out is left out in both rings."""
 
 VARIANTS = {
@@ -160,6 +160,28 @@ def test_faults_and_interruptions_are_those_of_an_ordinary_process(
     assert len(found[0].same) == 4
 
 
+def descriptors_alike(three: Part, zero: Part) -> None:
+    """Read and write, send and receive, and epoll, of files of all kinds: as in ring 3."""
+    assert [(part.program, part.ring, part.bad, part.ended) for part in (three, zero)] == [
+        ("descriptors", 3, [], True),
+        ("descriptors", 0, [], True),
+    ]
+    assert len(names(three)) == CHECKS["descriptors"]
+    assert names(zero) == names(three)
+    assert zero.same == three.same
+    assert 2 * len(three.same) == len(names(three))
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_descriptors_of_all_kinds_answer_as_an_ordinary_process_s(
+    start: Start, ring0_image: Ring0, ordinary: dict[str, Path], cpus: int
+) -> None:
+    """Whatever the kernel goes past for a socket, a pipe or an eventfd, nobody can tell."""
+    vm = Vm("guest", cpus=cpus)
+    found, _ = run(start, ring0_image, ordinary, vm, *both("descriptors"))
+    descriptors_alike(*found)
+
+
 @pytest.mark.parametrize("cpus", [1, 2])
 @pytest.mark.parametrize(
     "seconds", [5, pytest.param(180, marks=pytest.mark.long)], ids=lambda it: f"{it}s"
@@ -202,8 +224,13 @@ def test_the_kernel_finds_nothing_wrong_with_its_entry(
     """DEBUG_ENTRY looks at flags and stacks at each entry."""
     jobs = [job for name in ("faults", "context", "observed") for job in both(name)]
     vm = Vm("guest", cpus=cpus)
-    found, _ = run(start, test_kernel, ordinary, vm, *jobs, *both("storm", "5"))
-    assert [(part.program, part.bad, part.ended) for part in found] == [
+    found, _ = run(
+        start, test_kernel, ordinary, vm, *jobs, *both("storm", "5"), *both("descriptors")
+    )  # fmt: skip
+    three, zero = found[-2:]
+    descriptors_alike(three, zero)
+    assert three.same["descriptors.accounted.tcp"] == "8 2 2"
+    assert [(part.program, part.bad, part.ended) for part in found[:-2]] == [
         (name, [], True) for name in ("faults", "context", "observed", "storm") for _ in (3, 0)
     ]
 

@@ -14,6 +14,7 @@ int protect_main(int argc, char **argv);
 int victim_main(int argc, char **argv);
 int subject_main(int argc, char **argv);
 int observed_main(void);
+int descriptors_main(void);
 int storm_main(int argc, char **argv);
 
 unsigned long suite_data = 1;
@@ -37,6 +38,8 @@ int main(int argc, char **argv)
 		ret = context_main();
 	else if (!strcmp(program, "observed"))
 		ret = observed_main();
+	else if (!strcmp(program, "descriptors"))
+		ret = descriptors_main();
 	else if (!strcmp(program, "storm"))
 		ret = storm_main(argc - 1, argv + 1);
 	else if (!strcmp(program, "protect"))
