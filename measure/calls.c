@@ -7,10 +7,14 @@
  */
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <stdint.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -33,7 +37,7 @@ enum {
 		}                                                                                  \
 	} while (0)
 
-static int zero, null, udp, pipe_fds[2], there[2], back[2];
+static int zero, null, event, udp, client, server, epoll, pipe_fds[2], there[2], back[2];
 static char *pages;
 
 static void files_prepare(void)
@@ -41,6 +45,7 @@ static void files_prepare(void)
 	NEED((zero = open("/dev/zero", O_RDONLY)) >= 0);
 	NEED((null = open("/dev/null", O_WRONLY)) >= 0);
 	NEED(!pipe(pipe_fds));
+	NEED((event = eventfd(0, 0)) >= 0);
 }
 
 static void do_getppid(int n)
@@ -113,6 +118,49 @@ static void do_udp(int n)
 	while (n--) {
 		do_send(1);
 		do_receive(1);
+	}
+}
+
+static void do_eventfd(int n)
+{
+	uint64_t count = 1;
+
+	while (n--) {
+		NEED(write(event, &count, sizeof(count)) == sizeof(count));
+		NEED(read(event, &count, sizeof(count)) == sizeof(count));
+	}
+}
+
+static void tcp_prepare(void)
+{
+	struct sockaddr_in self = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct epoll_event readable = { .events = EPOLLIN };
+	socklen_t size = sizeof(self);
+	int listener, on = 1;
+
+	NEED((listener = socket(AF_INET, SOCK_STREAM, 0)) >= 0);
+	NEED(!bind(listener, (struct sockaddr *)&self, size) && !listen(listener, 1));
+	NEED(!getsockname(listener, (struct sockaddr *)&self, &size));
+	NEED((client = socket(AF_INET, SOCK_STREAM, 0)) >= 0);
+	NEED(!connect(client, (struct sockaddr *)&self, size));
+	NEED((server = accept(listener, NULL, NULL)) >= 0 && !close(listener));
+	NEED(!setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)));
+	NEED(!setsockopt(server, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)));
+	NEED((epoll = epoll_create1(0)) >= 0);
+	NEED(!epoll_ctl(epoll, EPOLL_CTL_ADD, server, &readable));
+}
+
+static void do_echo(int n)
+{
+	struct epoll_event found;
+	char byte;
+
+	while (n--) {
+		NEED(write(client, "x", 1) == 1);
+		NEED(epoll_wait(epoll, &found, 1, 1000) == 1);
+		NEED(read(server, &byte, 1) == 1);
+		NEED(write(server, &byte, 1) == 1);
+		NEED(read(client, &byte, 1) == 1);
 	}
 }
 
@@ -227,11 +275,14 @@ static const struct call {
 	{ "write", "write, 1 byte to /dev/null", 20000, .run = do_write },
 	{ "pipe", "write and read, 1 byte through a pipe", 10000, .run = do_pipe },
 	{ "pipe-page", "write and read, 4 KiB through a pipe", 5000, .run = do_pipe_page },
+	{ "eventfd", "write and read of an eventfd", 10000, .run = do_eventfd },
 	{ "send", "sendto, 1 byte by UDP", IN_FLIGHT, MOST_BATCHES, .once = udp_prepare, .run = do_send,
 	  .drop = do_receive },
 	{ "receive", "recvfrom, 1 byte by UDP", IN_FLIGHT, MOST_BATCHES, .once = udp_prepare,
 	  .prepare = do_send, .run = do_receive },
 	{ "udp", "sendto and recvfrom, 1 byte by UDP", 5000, .once = udp_prepare, .run = do_udp },
+	{ "echo", "echo of 1 byte by TCP, with epoll", 2000, .once = tcp_prepare,
+	  .run = do_echo },
 	{ "fault", "page fault", 2000, .prepare = pages_prepare, .run = do_fault, .drop = pages_drop },
 	{ "map", "mmap, a page fault, munmap", 2000, .once = map_prepare, .run = do_map },
 	{ "switch", "2 context switches, by 2 pipes", 5000, .once = echo_prepare, .run = do_switch,

@@ -10,8 +10,9 @@ import pytest
 
 from tests.boot.conftest import application
 from tests.boot.ring0 import RING0, Ring0, ordinary, relink
+from tests.conftest import scons
 from ukl_build.errors import UklError
-from ukl_build.image import App, Image, store
+from ukl_build.image import App, Image, load, store
 from ukl_build.measure import profiler, wall
 from ukl_build.measure.counts import Counts, Run
 from ukl_build.measure.guest import Programs, machine, observe, run
@@ -191,7 +192,7 @@ def test_bench_counts_system_calls_of_an_image(built: Path) -> None:
     for bar in result.bars:
         assert bar.runs[0] == bar.runs[1]
         cells = {name: cell(bar, name, None) for name in names([bar])}
-        assert len(cells) == 13
+        assert len(cells) == 15
         for one in cells.values():
             # None of them is left out by a compiler, and none has a long way.
             assert one is not None and 100 < one.instructions.mean < 2_000_000
@@ -209,6 +210,31 @@ def test_bench_counts_system_calls_of_an_image(built: Path) -> None:
         )
         assert bar.memory_mib is not None and 16 < bar.memory_mib < 128
         assert set(bar.versions) == {"Linux"}
+
+
+def test_an_ordinary_process_takes_the_same_beside_an_application(
+    built: Path, programs: Programs, tmp_path: Path
+) -> None:
+    """One program in ring 3, on the kernel with an application in it and on one without."""
+    words = ("fragments=virtio-net",)
+    out = application("calls", built, *words, target="image")
+    scons("app=calls", "build=build/test", *words, "twin")
+    found = []
+    for folder in (out / "twin", out):
+        image = load(folder / "image.json")
+        scratch = tmp_path / image.variant
+        scratch.mkdir()
+        over = {"programs": {ORDINARY: out / "twin" / "calls"}, "app": ORDINARY}
+        vm = machine(image, folder, pti=False)
+        took = observe(vm, programs.plugin, scratch, **over, argv=(ORDINARY,)).workloads
+        assert all(batch.measured.application == 0 for one in took for batch in one.batches)
+        found.append(
+            {one.name: sum(it.measured.instructions for it in one.batches) for one in took}
+        )
+    without, beside = found
+    assert beside.keys() == without.keys()
+    print(*(f"{name}: {beside[name] / without[name]:.4f}" for name in without), sep="\n")
+    assert [name for name in without if beside[name] > 1.03 * without[name]] == []
 
 
 def test_a_profile_agrees_with_what_is_counted(built: Path) -> None:
