@@ -234,7 +234,10 @@ def test_an_ordinary_process_takes_the_same_beside_an_application(
     without, beside = found
     assert beside.keys() == without.keys()
     print(*(f"{name}: {beside[name] / without[name]:.4f}" for name in without), sep="\n")
-    assert [name for name in without if beside[name] > 1.03 * without[name]] == []
+    # Three instructions for each access_ok(), of which this one has four, and six in the entry.
+    dear = "read, 1 byte of /dev/zero"
+    assert [name for name in without if beside[name] > 1.03 * without[name]] == [dear]
+    assert beside[dear] < 1.045 * without[dear]
 
 
 def test_a_profile_agrees_with_what_is_counted(built: Path) -> None:
