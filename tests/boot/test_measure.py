@@ -195,7 +195,8 @@ def test_bench_counts_system_calls_of_an_image(built: Path) -> None:
         assert len(cells) == 15
         for one in cells.values():
             # None of them is left out by a compiler, and none has a long way.
-            assert one is not None and 100 < one.instructions.mean < 2_000_000
+            assert one is not None and one.entries > 0.99
+            assert one.instructions.mean < 2_000_000
             assert one.transitions < 0.01
         getppid = cells["getppid"]
         assert getppid is not None
@@ -216,9 +217,10 @@ def test_an_ordinary_process_takes_the_same_beside_an_application(
     built: Path, programs: Programs, tmp_path: Path
 ) -> None:
     """One program in ring 3, on the kernel with an application in it and on one without."""
-    words = ("fragments=virtio-net",)
-    out = application("calls", built, *words, target="image")
-    scons("app=calls", "build=build/test", *words, "twin")
+    # In a folder of its own: where there is a twin, bench and profile look at it as well.
+    words, build = ("fragments=virtio-net",), "build/beside"
+    out = application("calls", built, *words, target="image", build=build)
+    scons("app=calls", f"build={build}", *words, "twin")
     found = []
     for folder in (out / "twin", out):
         image = load(folder / "image.json")
