@@ -33,6 +33,7 @@ class Fault(IntEnum):
 
 CODES: dict[str, tuple[Fault, str]] = {
     "internal": (Fault.BUG, "A state that the code holds to be impossible."),
+    "code-unknown": (Fault.USER, "There is no error of the code that was asked for."),
     "app-unknown": (Fault.USER, "There is no recipe for the application that was asked for."),
     "recipe-invalid": (Fault.USER, "A recipe does not say what it must, or says too much."),
     "image-invalid": (Fault.USER, "An image.json does not say what it must, or says too much."),
