@@ -17,6 +17,8 @@ from ukl_build import files
 from ukl_build.cpio import clean
 from ukl_build.model import Model, parse_json
 
+IMAGE_FILE = "image.json"
+
 PortNumber = Annotated[int, Field(ge=1, le=65535)]
 NAME = r"^[a-z][a-z0-9_-]*$"
 Name = Annotated[str, Field(pattern=NAME)]

@@ -13,7 +13,17 @@ from pathlib import Path
 from ukl_build import licence, toolchain
 from ukl_build.cmdline import quote, quote_args
 from ukl_build.errors import UklError
-from ukl_build.image import FEATURE_OPTIONS, App, Disk, Feature, Image, Init, Share, Variant
+from ukl_build.image import (
+    FEATURE_OPTIONS,
+    IMAGE_FILE,
+    App,
+    Disk,
+    Feature,
+    Image,
+    Init,
+    Share,
+    Variant,
+)
 from ukl_build.initconf import InitConf, check_places, mounts
 from ukl_build.recipe import AppRecipe, SourcesRecipe, Stock
 
@@ -207,7 +217,7 @@ class Layout:
     @property
     def image(self) -> Path:
         """What ukl-run needs."""
-        return self.folder / "image.json"
+        return self.folder / IMAGE_FILE
 
     @property
     def size(self) -> Path:

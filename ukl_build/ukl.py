@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from ukl_build import explain
 from ukl_build.commands import Command
 from ukl_build.errors import reported
+from ukl_build.run import lifecycle
 
-COMMANDS: tuple[Command, ...] = (explain.COMMAND,)
+COMMANDS: tuple[Command, ...] = (*lifecycle.COMMANDS, explain.COMMAND)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -16,9 +16,8 @@ from tests.boot.redis_guest import Redis
 from tests.conftest import build_folder, scons
 from tests.project import ROOT
 from ukl_build import image
-from ukl_build.image import App, Image
+from ukl_build.image import IMAGE_FILE, App, Image
 from ukl_build.run import disk
-from ukl_build.run.cli import IMAGE_FILE
 from ukl_build.run.guest import start_guest
 from ukl_build.run.machine import Machine
 from ukl_build.run.outcome import Kind, Outcome

@@ -15,10 +15,9 @@ import pytest
 from tests.boot.conftest import Start, console, image_folder
 from tests.boot.test_init import BOOT_S, conf, end, helper, said
 from tests.boot.test_ukl_run import run
-from ukl_build.image import Disk, Feature, Share
+from ukl_build.image import IMAGE_FILE, Disk, Feature, Share
 from ukl_build.initconf import mounts
 from ukl_build.run import disk
-from ukl_build.run.cli import IMAGE_FILE
 from ukl_build.run.outcome import Kind, Outcome
 from ukl_build.run.vm import Drive, Folder, Vm
 

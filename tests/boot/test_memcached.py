@@ -36,7 +36,7 @@ from tests.boot.memcached_load import (
 )
 from tests.boot.test_ring0 import complaints
 from ukl_build import image
-from ukl_build.run.cli import IMAGE_FILE
+from ukl_build.image import IMAGE_FILE
 from ukl_build.run.machine import Machine
 from ukl_build.run.outcome import Kind, Outcome
 from ukl_build.run.vm import LOCALHOST, Forward, from_image

@@ -15,7 +15,7 @@ from tests.unit.test_run_userspace import unpack
 from ukl_build.errors import UklError
 from ukl_build.image import App, Disk, Feature, Image, Init, Share
 from ukl_build.initconf import RUN_CONF
-from ukl_build.run import attach, cli
+from ukl_build.run import attach, prepare
 from ukl_build.run.attach import Attached, DiskOption, FileOption, ShareOption
 from ukl_build.run.vm import Drive, Folder, Vm
 
@@ -238,7 +238,12 @@ def test_a_file_that_is_no_disk_is_not_overwritten(tmp_path: Path) -> None:
 
 def over(image: Image, found: Attached, scratch: Path, *args: str) -> dict[str, Any]:
     """Return what is laid over an image, by path."""
-    vm = cli.with_overlay(Vm("app", memory_mib=64), image, args, found, scratch)
+
+    def place(data: bytes) -> Path:
+        (scratch / "over.cpio").write_bytes(data)
+        return scratch / "over.cpio"
+
+    vm = prepare.with_overlay(Vm("app", memory_mib=64), image, args, {}, found, place=place)
     return {} if vm.initrd is None else dict(unpack(vm.initrd.read_bytes()))
 
 

@@ -3,89 +3,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
+import json
 import re
+import shlex
 import signal
 import socket
 import subprocess
-import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.guests import assemble
+from tests.unit.place import ENOUGH_S, Place, exited, gone, running
 from ukl_build import cpio, image, scons_tool
 from ukl_build.errors import UklError
 from ukl_build.image import App, Disk, Feature, Image, Init, Port, Share, Smoke, SmokeRun, Variant
-from ukl_build.run import cli
+from ukl_build.run import attend, cli, prepare
 from ukl_build.run.attach import Attached
 from ukl_build.run.vm import Forward, Vm, from_image
-
-PROJECT = Path(__file__).resolve().parents[2]
-ENOUGH_S = 60.0
-
-
-@dataclass(frozen=True)
-class Place:
-    """A folder with a build/ in it, and a home of its own."""
-
-    root: Path
-
-    @property
-    def env(self) -> dict[str, str]:
-        """All of the environment that ukl-run sees."""
-        return {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(PROJECT),
-            "XDG_STATE_HOME": str(self.root / "state"),
-            "TMPDIR": str(self.root / "tmp"),
-        }
-
-    def image(self, end: str, text: str = "", *, name: str = "app", **changes: Any) -> Path:
-        """Make an image of a guest that ends in the given way."""
-        folder = self.root / "build" / name
-        folder.mkdir(parents=True)
-        assemble(folder / "app.bzImage", end, text)
-        given: dict[str, Any] = {
-            **{"name": name, "kernel": "app.bzImage", "cmdline": ("console=ttyS0",)},
-            **{"memory_mib": 32, "cpus": 1, "init": Init.DIRECT, "app": App(argv=("/UKL",))},
-        }
-        image.store(Image(**(given | changes)), folder / "image.json")
-        return folder
-
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        """Start ukl-run."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "ukl_build.run.cli", *words],
-            cwd=self.root,
-            env=self.env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, *words: str) -> tuple[int, str, str]:
-        """Run ukl-run to its end; return exit status, standard output and standard error."""
-        with self.start(*words) as process:
-            out, err = process.communicate(timeout=ENOUGH_S)
-        assert list((self.root / "tmp").iterdir()) == [], "it left something behind"
-        return process.returncode, out, err
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    """Return an empty project."""
-    (tmp_path / "tmp").mkdir()
-    return Place(tmp_path)
-
-
-def exited(status: int) -> str:
-    """Return what the kernel says when an application that is process 1 ends."""
-    return f"hello\nukl: application exited with status {status}\n"
 
 
 @pytest.mark.parametrize(
@@ -119,8 +54,81 @@ def test_a_hang_ends_at_its_time_with_the_registers_kept(place: Place) -> None:
 
 def test_a_folder_and_a_file_name_an_image_too(place: Place) -> None:
     folder = place.image("power_off", exited(3))
-    for name in ("app", "build/app", str(folder), str(folder / "image.json")):
+    files = (str(folder / "image.json"), "build/app/app.bzImage")
+    for name in ("app", "build/app", str(folder), *files):
         assert place.run("--qemu", name)[0] == 3
+
+
+def test_a_kernel_without_a_description_is_refused(place: Place) -> None:
+    folder = place.image("power_off")
+    (folder / "other.bzImage").touch()
+    code, _, err = place.run("--qemu", "build/app/other.bzImage")
+    assert (code, "no image.json beside build/app/other.bzImage" in err) == (2, True)
+
+
+def test_what_can_be_run_is_listed(place: Place) -> None:
+    code, out, _ = place.run()
+    assert (code, "No image is built" in out) == (0, True)
+    place.image("power_off", ports=(Port(guest=5555),))
+    code, out, _ = place.run()
+    assert code == 0
+    assert re.search(r"^app +ukl-run --qemu app +5555/tcp +32 MiB", out, re.MULTILINE)
+    code, out, _ = place.run("--json")
+    assert [one["name"] for one in json.loads(out)["images"]] == ["app"]
+
+
+def test_a_dry_run_prints_what_can_be_pasted(place: Place) -> None:
+    place.image("power_off", exited(3))
+    code, out, err = place.run("--qemu", "app", "--dry-run", "-e", "A=b c", "--", "x")
+    assert (code, err) == (0, "")
+    assert not place.machines.exists()
+    done = subprocess.run(
+        ["sh", "-c", out], capture_output=True, stdin=subprocess.DEVNULL, text=True, check=False
+    )
+    assert done.stdout.replace("\r", "") == exited(3)
+    # Of what is laid over the image there is a file, which is the same each time.
+    place.image("power_off", name="ring3", init=Init.RING3)
+    lines = {place.run("--qemu", "ring3", "--dry-run", "-e", "A=b")[1] for _ in range(2)}
+    (line,) = lines
+    words = shlex.split(line)
+    initrd = words[words.index("-initrd") + 1]
+    assert b"env=A=b\n" in Path(initrd).read_bytes()
+
+
+def test_a_dry_run_makes_no_disk(place: Place) -> None:
+    place.image("power_off", **ATTACHED)
+    code, _, err = place.run("--qemu", "app", "--dry-run")
+    assert (code, "data.img is not there; a run makes it" in err) == (0, True)
+    assert not (place.root / "state").exists()
+
+
+def test_what_ran_is_told_as_json(place: Place) -> None:
+    place.image("power_off", exited(3))
+    code, out, err = place.run("--qemu", "app", "--json", "-q", "-p", "0:80")
+    assert (code, err) == (3, "")
+    told = json.loads(out)
+    assert (told["name"], told["label"], told["ended"]["status"]) == ("app-1", "app", 3)
+    assert told["ports"][0]["guest"] == 80
+    assert Path(told["console"]).read_text() == exited(3)
+
+
+def test_an_error_is_told_as_json(place: Place) -> None:
+    code, out, err = place.run("--qemu", "app", "--json")
+    assert code == 2
+    assert json.loads(out)["ended"]["error"] == "image-missing"
+    assert "error[image-missing]" in err
+    place.image("panic", name="bad")
+    code, out, _ = place.run("--qemu", "bad", "--json")
+    assert json.loads(out)["ended"] | {"ended_s": 0} == {
+        **{"schema": 1, "status": 240, "text": "the guest's kernel panicked", "kind": "panic"},
+        **{"error": "guest-panic", "ended_s": 0},
+    }
+
+
+def test_quiet_says_nothing_and_verbose_says_more(place: Place) -> None:
+    place.image("power_off", exited(3))
+    assert place.run("--qemu", "app", "-q") == (3, exited(3), "")
+    assert "QEMU: qemu-system-x86_64 " in place.run("--qemu", "app", "--verbose")[2]
 
 
 def test_an_unknown_image_is_named_with_its_nearest(place: Place) -> None:
@@ -338,30 +346,6 @@ def test_a_mistake_elsewhere_makes_no_disk(place: Place) -> None:
     assert not (place.root / "state" / "ukl-build" / "disks").exists()
 
 
-def running(process: subprocess.Popen[str]) -> int:
-    """Wait until the guest runs; return QEMU's process id."""
-    assert process.stdout is not None
-    assert process.stdout.readline() == "up\n"
-    pids = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # gone meanwhile
-            name, _, rest = (folder / "stat").read_text().rpartition(")")
-            if int(rest.split()[1]) == process.pid and "qemu" in name:
-                pids.append(int(folder.name))
-    assert len(pids) == 1
-    return pids[0]
-
-
-def gone(pid: int) -> bool:
-    """Wait until a process is gone."""
-    end = time.monotonic() + 10
-    while Path(f"/proc/{pid}").exists():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_the_guest(place: Place, number: signal.Signals) -> None:
     place.image("spin", "up\n")
@@ -409,36 +393,17 @@ def test_a_reader_that_waits_does_not_keep_the_time_from_running(place: Place) -
 def test_line_ends_of_a_terminal_become_plain_ones(
     capfd: pytest.CaptureFixture[str], cut: int
 ) -> None:
-    output = cli._Output()
+    output = attend.Output()
     text = b"a\r\nb\rc\n"
     output.write(text[:cut])
     output.write(text[cut:])
     assert capfd.readouterr().out == "a\nb\rc\n"
 
 
-def test_console_logs_are_kept_but_not_for_ever(place: Place) -> None:
-    place.image("power_off", exited(0))
-    folder = place.root / "state" / "ukl-build" / "console"
-    folder.mkdir(parents=True)
-    for number in range(30):
-        (folder / f"app-20200101-0000{number:02}-1.log").touch()
-    (folder / "app-20200101-000000-1.registers.txt").touch()
-    for number in range(30):
-        (folder / f"app-two-20200101-0000{number:02}-1.log").touch()
-    (folder / "other-20200101-000000-1.log").touch()
-    _, _, err = place.run("--qemu", "app")
-    log = re.search(r"console log: (\S+)", err)
-    assert log is not None
-    assert Path(log.group(1)).read_text() == exited(0)
-    assert len(list(folder.glob("app-2*"))) == cli.KEPT_LOGS + 1
-    assert len(list(folder.glob("app-two-*"))) == 30
-    assert len(list(folder.glob("other-*"))) == 1
-
-
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ((), "the following arguments are required: --qemu"),
+        (("--rm",), "the following arguments are required: --qemu"),
         (("-p", "80"), "'80' is not HOST:GUEST"),
         (("-p", "80:0"), "'80:0' is not HOST:GUEST"),
         (("-p", "1:65536"), "'1:65536' is not HOST:GUEST"),
@@ -447,6 +412,11 @@ def test_console_logs_are_kept_but_not_for_ever(place: Place) -> None:
         (("--cpus", "0"), "'0' is not processors between 1"),
         (("--timeout", "-1"), "'-1' is not a number of seconds"),
         (("--timeout", "nan"), "'nan' is not a number of seconds"),
+        (("-m", "2000G"), "'2000G' is not MiB between 1"),
+        (("-e", "A"), "'A' is not NAME=VALUE"),
+        (("-e", "a-b=c"), "'a-b=c' is not NAME=VALUE"),
+        (("--name", "x/y"), "'x/y' is not a name"),
+        (("--name", "x" * 61), "is not a name of at most 60"),
         (("--accel", "xen"), "invalid choice: 'xen'"),
         (("--smok",), "unrecognized arguments: --smok"),
     ],
@@ -455,7 +425,7 @@ def test_a_wrong_option_is_explained(
     capsys: pytest.CaptureFixture[str], words: tuple[str, ...], complaint: str
 ) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main(["--qemu", "x", *words] if words else [])
+        cli.main([*words] if words == ("--rm",) else ["--qemu", "x", *words])
     assert caught.value.code == 2
     assert complaint in capsys.readouterr().err
 
@@ -463,8 +433,9 @@ def test_a_wrong_option_is_explained(
 def test_the_help_fits_a_screen_and_lists_every_exit_status() -> None:
     text = cli.parser().format_help()
     for status in (2, 3, 4, 70, 126, 127, 240, 241, 242, 243, 244, 245):
-        assert re.search(rf"^ +{status}  ", text, re.MULTILINE), status
+        assert re.search(rf" {status}  ", text), status
     assert text.count("\n") <= 50
+    assert text.index("examples:") < text.index("options:")
 
 
 RING3 = Image(
@@ -478,11 +449,21 @@ RING3 = Image(
 VM = Vm("app", kernel=Path("k"), cmdline=("quiet", "--", "old"))
 
 
+def laid_over(vm: Vm, image: Image, args: tuple[str, ...], folder: Path) -> Vm:
+    """Return the machine with arguments and a variable, its archive in a folder."""
+
+    def place(data: bytes) -> Path:
+        (folder / "over.cpio").write_bytes(data)
+        return folder / "over.cpio"
+
+    return prepare.with_overlay(vm, image, args, {"A": "b c"}, Attached(), place=place)
+
+
 def test_arguments_reach_our_init_in_a_file(tmp_path: Path) -> None:
-    vm = cli.with_overlay(VM, RING3, ("a b", "", '"\n'), Attached(), tmp_path)
+    vm = laid_over(VM, RING3, ("a b", "", '"\n'), tmp_path)
     assert vm.cmdline == VM.cmdline
     assert vm.initrd is not None
-    expected = 'clear=arg\narg=/UKL\narg=a b\narg=\narg="\\n\n'
+    expected = 'clear=arg\narg=/UKL\narg=a b\narg=\narg="\\n\nenv=A=b c\n'
     assert expected.encode() in vm.initrd.read_bytes()
     assert vm.initrd.read_bytes()[:6] == cpio.MAGIC.encode()
 
@@ -493,10 +474,10 @@ def test_what_is_laid_over_an_initramfs_comes_behind_it(tmp_path: Path) -> None:
     found = RING3.model_copy(update={"initrd": "initramfs.cpio"})
     vm = from_image(found, tmp_path)
     assert vm.initrd == tmp_path / "initramfs.cpio"
-    alone = cli.with_overlay(VM, RING3, ("new",), Attached(), tmp_path)
+    alone = laid_over(VM, RING3, ("new",), tmp_path)
     assert alone.initrd is not None
     over = alone.initrd.read_bytes()
-    both = cli.with_overlay(vm, found, ("new",), Attached(), tmp_path)
+    both = laid_over(vm, found, ("new",), tmp_path)
     assert both.initrd is not None
     assert both.initrd.read_bytes() == base + over
 
@@ -514,29 +495,43 @@ def test_what_is_compared_keeps_its_things_apart(place: Place, variant: Variant)
     place.image("power_off", exited(0), variant=variant)
     assert place.run("--qemu", "app")[0] == 0
     label = "app" if variant is Variant.UKL else f"app.{variant}"
-    (console,) = (place.root / "state" / "ukl-build" / "console").glob("*.log")
-    assert re.fullmatch(rf"{re.escape(label)}-\d{{8}}-\d{{6}}-\d+\.log", console.name)
+    assert (place.machines / f"{label}-1" / "console.log").read_text() == exited(0)
 
 
 def test_arguments_reach_process_1_on_the_command_line() -> None:
-    vm = cli.with_args(VM, ("a b", "-c", "x=y"))
+    vm = prepare.with_args(VM, ("a b", "-c", "x=y"))
     assert vm.cmdline == ("quiet", "--", '"a b"', "-c", "x=y")
     assert vm.initrd is None
+
+
+def test_variables_reach_process_1_on_the_command_line() -> None:
+    vm = prepare.with_env(VM, {"A": "b c", "D": ""})
+    assert vm.cmdline == ("quiet", '"A=b c" D=', "--", "old")
+    with pytest.raises(UklError) as caught:
+        prepare.with_env(VM, {"A": 'say "x"'})
+    assert caught.value.code == "run-invalid"
+
+
+@pytest.mark.parametrize(
+    ("text", "mib"), [("512", 512), ("512M", 512), ("2g", 2048), ("1GiB", 1024), ("64mb", 64)]
+)
+def test_memory_is_said_in_all_usual_ways(text: str, mib: int) -> None:
+    assert cli.memory(text) == mib
 
 
 @pytest.mark.parametrize("args", [('say "x"',), ("",), ("a\nb",), ("é",), ("--",), ("x",) * 32])
 def test_what_the_kernel_cannot_pass_on_is_refused(args: tuple[str, ...]) -> None:
     with pytest.raises(UklError) as caught:
-        cli.with_args(VM, args)
+        prepare.with_args(VM, args)
     assert caught.value.code == "run-invalid"
 
 
 def test_further_parameters_go_to_the_kernel_not_to_process_1() -> None:
-    vm = cli.with_parameters(VM, "ukl.ip=none debug")
+    vm = prepare.with_parameters(VM, "ukl.ip=none debug")
     assert " ".join(vm.cmdline) == "quiet ukl.ip=none debug -- old"
-    assert cli.with_parameters(VM, "") == VM
+    assert prepare.with_parameters(VM, "") == VM
     with pytest.raises(UklError, match="longer than 2047"):
-        cli.with_parameters(VM, "x" * 2048)
+        prepare.with_parameters(VM, "x" * 2048)
 
 
 def test_a_forward_is_read_in_all_its_forms() -> None:

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from ukl_build import files, proc
 from ukl_build.errors import UklError, reported
-from ukl_build.image import load
+from ukl_build.image import IMAGE_FILE, load
 from ukl_build.measure import memory, plot, report, wall
 from ukl_build.measure.guest import Programs, run
 from ukl_build.measure.versions import versions
@@ -27,7 +27,6 @@ from ukl_build.model import store_result
 from ukl_build.recipe import AppRecipe, Bench
 from ukl_build.recipe import load as load_recipe
 from ukl_build.run import accel, qemu
-from ukl_build.run.cli import IMAGE_FILE
 from ukl_build.run.machine import INSTALL_QEMU
 from ukl_build.run.vm import Accel, from_image
 

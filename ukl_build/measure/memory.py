@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,20 +35,15 @@ def smoke(folder: Path, memory_mib: int, timeout_s: float | None) -> None:
     :param timeout_s: until the answer or the end; the recipe's if None.
     :raise UklError: ``tool-failed`` if it does not pass, with its words; ``tool-timeout``.
     """
-    options = ["--smoke", "-m", str(memory_mib), "--accel", Accel.TCG.value]
+    options = ["--smoke", "--rm", "-m", str(memory_mib), "--accel", Accel.TCG.value]
     if timeout_s is not None:
         options += ["--timeout", f"{timeout_s:.1f}"]
-    with tempfile.TemporaryDirectory(prefix="ukl-bench-") as scratch:
-        log = str(Path(scratch) / "console.log")
-        proc.run(
-            [
-                *(sys.executable, "-m", "ukl_build.run.cli", "--qemu", folder.resolve()),
-                *(*options, "--log-file", log),
-            ],
-            cwd=ROOT,
-            env=os.environ,
-            timeout=None if timeout_s is None else timeout_s + WAY_DOWN_S,
-        )
+    proc.run(
+        [sys.executable, "-m", "ukl_build.run.cli", "--qemu", folder.resolve(), *options],
+        cwd=ROOT,
+        env=os.environ,
+        timeout=None if timeout_s is None else timeout_s + WAY_DOWN_S,
+    )
 
 
 def smallest(passes: Callable[[int], bool], most: int) -> int:

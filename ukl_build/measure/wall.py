@@ -19,13 +19,12 @@ from pydantic import Field
 from rich.table import Table
 
 from ukl_build.errors import UklError
-from ukl_build.image import load
+from ukl_build.image import IMAGE_FILE, load
 from ukl_build.measure.counts import announced
 from ukl_build.measure.guest import Programs, machine, over, to_its_end
 from ukl_build.measure.report import BASE
 from ukl_build.model import Model
 from ukl_build.recipe import Bench
-from ukl_build.run.cli import IMAGE_FILE
 from ukl_build.run.vm import Accel
 
 ROUNDS = 5

@@ -105,7 +105,8 @@ class _Session:
             ends.enter_context(status_end)
             # Ours before QEMU opens it: private, and there even if QEMU never gets that far.
             os.close(os.open(self.console, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
-            wiring = qemu.Wiring(qmp_end.fileno(), status_end.fileno(), self.console)
+            inherited = (qmp_end.fileno(), status_end.fileno())
+            wiring = qemu.Wiring.inherited(*inherited, self.console)
             # -S: the guest runs from `cont` on, when events can be heard.  One that resets at once
             # would be over before the greeting.
             argv = [*qemu.argv(self.vm, wiring, program=str(self.program)), "-S"]
@@ -115,7 +116,7 @@ class _Session:
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
                 env=dict(proc.BASE_ENV),
-                pass_fds=(wiring.qmp, wiring.status),
+                pass_fds=inherited,
                 # Ctrl-C on the terminal is for us; we end QEMU in order.
                 start_new_session=True,
             )
@@ -218,10 +219,13 @@ class _Session:
         return self.words.decode("utf-8", "backslashreplace")
 
     def _console_tail(self) -> str:
-        with self.console.open("rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - CONSOLE_TAIL))
-            return file.read().decode("utf-8", "backslashreplace")
+        try:
+            with self.console.open("rb") as file:
+                file.seek(0, os.SEEK_END)
+                file.seek(max(0, file.tell() - CONSOLE_TAIL))
+                return file.read().decode("utf-8", "backslashreplace")
+        except FileNotFoundError:  # somebody has removed it meanwhile
+            return ""
 
     def _signal(self, number: int) -> None:
         if self.process is not None and self.process.returncode is None:

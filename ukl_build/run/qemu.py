@@ -65,14 +65,28 @@ REPEATABLE = (
 
 @dataclass(frozen=True)
 class Wiring:
-    """Where the machine's ends lead to."""
+    """Where the machine's ends lead to, each a backend of ``-chardev`` with its options."""
 
-    qmp: int
-    """Descriptor, inherited by QEMU, of its end of a socket pair for QMP."""
-    status: int
-    """The same for the guest's status port."""
-    console: Path
-    """File that takes the serial console."""
+    qmp: str
+    status: str
+    """The guest's reports."""
+    console: str
+    """The serial line."""
+
+    @classmethod
+    def inherited(cls, qmp: int, status: int, console: Path) -> Wiring:
+        """Return that of a machine that we watch.
+
+        :param qmp: descriptor, inherited by QEMU, of its end of a socket pair for QMP.
+        :param status: the same for the guest's status port.
+        :param console: file that takes the serial console.
+        """
+        return cls(f"socket,fd={qmp}", f"socket,fd={status}", f"file,path={escape(console)}")
+
+
+# The guest waits for a status port that nobody has opened, which a file is from the start.
+TERMINAL = Wiring("null", "file,path=/dev/null", "stdio,signal=on")
+"""That of a machine that somebody starts by hand."""
 
 
 def escape(value: str | Path) -> str:
@@ -90,13 +104,13 @@ def argv(vm: Vm, wiring: Wiring, *, program: str = PROGRAM) -> list[str]:
         words += ["-kernel", str(vm.kernel), "-append", " ".join(vm.cmdline)]
     if vm.initrd is not None:
         words += ["-initrd", str(vm.initrd)]
-    words += ["-chardev", f"socket,id=qmp,fd={wiring.qmp}", "-mon", "chardev=qmp,mode=control"]
-    words += ["-chardev", f"file,id=console,path={escape(wiring.console)}"]
+    words += ["-chardev", f"{wiring.qmp},id=qmp", "-mon", "chardev=qmp,mode=control"]
+    words += ["-chardev", f"{wiring.console},id=console"]
     words += ["-serial", "chardev:console"]
     if vm.repeatable:
         words += REPEATABLE
     else:
-        words += ["-chardev", f"socket,id=status,fd={wiring.status}"]
+        words += ["-chardev", f"{wiring.status},id=status"]
         words += ["-device", f"virtio-serial-pci,{VIRTIO}"]
         words += ["-device", f"virtserialport,chardev=status,name={STATUS_PORT}"]
         words += ["-device", f"virtio-rng-pci,{VIRTIO}"]

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ukl-run does while a machine runs: pass on what it says, ask it, stop it, say how it ended.
+
+What the guest says goes to standard output, what ukl-run says to standard error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shlex
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from ukl_build import files
+from ukl_build.elf.names import ENTRY, PREFIX
+from ukl_build.errors import UklError
+from ukl_build.image import Image, Init, Protocol, Smoke, SmokeRun
+from ukl_build.run.control import Server
+from ukl_build.run.machine import Machine
+from ukl_build.run.outcome import Kind, Outcome, said
+from ukl_build.run.records import Forwarded
+from ukl_build.run.vm import LOCALHOST, Forward
+
+talk = logging.getLogger("ukl-run")
+"""What ukl-run says to people: information with -q not, what is found out for --verbose only."""
+
+
+def registers_path(console: Path) -> Path:
+    """Return where the registers of a guest that hung go."""
+    return console.with_suffix(".registers.txt")
+
+
+class Asked(Exception):  # noqa: N818 - a request, no error
+    """Somebody asked us to stop, by a signal."""
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[None]:
+    """Turn SIGINT, SIGTERM and SIGHUP into :class:`Asked`."""
+
+    def raise_asked(number: int, _: FrameType | None) -> None:
+        raise Asked(signal.Signals(number).name)
+
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, raise_asked) for number in wanted]
+    try:
+        yield
+    finally:
+        for number, handler in zip(wanted, before, strict=True):
+            signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A machine that runs, and what is to be known of it."""
+
+    machine: Machine
+    image: Image
+    timeout: float | None
+    """Seconds until it counts as hung; None is for ever."""
+    server: Server
+    """Where others can ask something of it."""
+
+
+class Output:
+    """Standard output for the guest's console, whose lines end like those of a terminal."""
+
+    def __init__(self) -> None:
+        self._held = b""
+        self.is_open = True
+        """Whether somebody still reads."""
+
+    def write(self, data: bytes) -> None:
+        """Pass on what the console had."""
+        data = self._held + data
+        # A line's end may be cut in two.
+        self._held = b"\r" if data.endswith(b"\r") else b""
+        data = data[: len(data) - len(self._held)].replace(b"\r\n", b"\n")
+        while data and self.is_open:
+            try:
+                # Not sys.stdout: what it holds back is an error at exit if the reader has gone.
+                data = data[os.write(1, data) :]
+            except OSError:  # it has (| head); the guest goes on
+                self.is_open = False
+
+
+def hang(run: Run) -> Outcome:
+    """End a machine whose time is over, and keep the processors' registers."""
+    outcome, registers = run.machine.give_up()
+    if outcome.kind is Kind.HANG and registers:
+        where = registers_path(run.machine.console)
+        files.write(where, registers)
+        talk.info(f"the processors' registers are in {where}")
+    return outcome
+
+
+def smoke(run: Run, asked: Smoke) -> int:
+    """Ask, compare, stop, and look at how it ended.
+
+    :raise UklError: for each way in which it is not well.
+    """
+    deadline = run.timeout or float(asked.deadline_s)
+    start = time.monotonic()
+    answer = run.machine.ask(
+        asked.port, asked.send.encode(), asked.expect.encode(), deadline_s=deadline
+    )
+    took = time.monotonic() - start
+    print(f"sent:     {asked.send!r}")
+    print(f"received: {answer.decode('utf-8', 'backslashreplace')!r}", flush=True)
+    talk.info(f"{run.image.label} answered after {took:.1f} s; stopping it")
+    outcome = run.machine.stop()
+    talk.info(str(outcome))
+    # An application with no handler for it dies of the SIGTERM that the power button becomes.  One
+    # without our init cannot be asked, and is ended from outside.
+    stopped = outcome.kind is Kind.STOPPED and run.image.init is Init.DIRECT
+    ended = outcome == Outcome(Kind.EXITED, 0) or outcome == Outcome(Kind.SIGNALED, signal.SIGTERM)
+    if stopped or ended:
+        return 0
+    if outcome.by_itself:
+        return outcome.exit_status
+    raise run.machine.error(outcome)
+
+
+def smoke_run(run: Run, expected: SmokeRun) -> None:
+    """Run to the application's end, and compare.
+
+    :raise UklError: for each way in which it is not well.
+    """
+    outcome = run.machine.wait(run.timeout or float(expected.deadline_s)) or hang(run)
+    if not outcome.by_itself:
+        raise run.machine.error(outcome)
+    console = run.machine.console.read_text(encoding="utf-8", errors="backslashreplace")
+    found = said(console, expected.expect)
+    for line in found:
+        print(f"received: {line!r}", flush=True)
+    wrong = ""
+    if len(found) < len(expected.expect):
+        wrong = f"the console lacks {expected.expect[len(found)]!r}, or has it too early"
+    elif outcome.exit_status != expected.status:
+        wrong = f"{outcome}, where {expected.status} was expected"
+    if wrong:
+        raise UklError(
+            "guest-wrong-answer",
+            wrong,
+            hint=f"compare {run.machine.console} with smoke_runs of the recipe",
+            detail=run.machine.console_end(),
+        )
+    talk.info(str(outcome))
+
+
+def is_forwarded(forwards: Sequence[Forward], asked: Smoke) -> bool:
+    """Return whether a port leads to the one that is asked."""
+    return any((it.guest, it.proto) == (asked.port, Protocol.TCP) for it in forwards)
+
+
+def forwarded(machine: Machine) -> tuple[Forwarded, ...]:
+    """Return which ports of the host lead to which of the guest."""
+    return tuple(
+        Forwarded(
+            address=port.address,
+            host=machine.host_port(port.guest, port.proto),
+            guest=port.guest,
+            proto=port.proto,
+        )
+        for port in machine.vm.forwards
+    )
+
+
+def announce(ports: Sequence[Forwarded]) -> None:
+    """Say where the guest can be reached."""
+    for port in ports:
+        talk.info(f"{port.address}:{port.host} leads to the guest's {port.proto} port {port.guest}")
+
+
+def explain_gdb(run: Run, vmlinux: Path) -> None:
+    """Say how to start gdb.  Until the kernel is unpacked, only a hardware breakpoint stays."""
+    # An ordinary process has no name in the kernel.
+    place = f"{PREFIX}{ENTRY}" if run.image.variant.ring0 else "start_kernel"
+    where = f"target remote {LOCALHOST}:{run.machine.gdb_port()}"
+    talk.info("waiting for gdb, without KASLR; in another terminal:")
+    talk.info(f"  gdb {shlex.quote(str(vmlinux))} -ex '{where}' -ex 'hbreak {place}' -ex continue")
+
+
+def attend(run: Run) -> int:
+    """Run until the application ends, the time is over, or somebody stops us."""
+    end = time.monotonic() + run.timeout if run.timeout else None
+    asked = run.image.smoke
+    # Under a debugger it answers whenever that lets it.
+    if asked and run.machine.vm.gdb is None and is_forwarded(run.machine.vm.forwards, asked):
+        deadline = min(run.timeout or asked.deadline_s, asked.deadline_s)
+        try:
+            run.machine.ask(
+                asked.port, asked.send.encode(), asked.expect.encode(), deadline_s=deadline
+            )
+            talk.info(f"{run.image.label} answers on port {run.machine.host_port(asked.port)}")
+        except UklError as error:
+            # Other arguments may have given it another port or another answer; the run goes on.
+            if run.machine.outcome is None:
+                talk.warning("warning: %s", error.message)
+    left = None if end is None else max(0.0, end - time.monotonic())
+    outcome = run.machine.wait(left) or hang(run)
+    if run.server.stopped_by:
+        talk.info(f"{run.server.stopped_by}: {outcome}")
+        return outcome.exit_status
+    if outcome.by_itself:
+        if outcome != Outcome(Kind.EXITED, 0):
+            talk.info(str(outcome))
+        return outcome.exit_status
+    raise run.machine.error(outcome)
+
+
+def stop(run: Run, why: str) -> int:
+    """End it because of a signal; a second one does not wait any longer.
+
+    :return: the exit status.
+    """
+    talk.info(f"{why}: stopping {run.image.label}; once more ends it at once")
+    try:
+        outcome = run.machine.stop()
+    except Asked:
+        outcome = run.machine.stop(polite_s=0)
+    talk.info(str(outcome))
+    return outcome.exit_status

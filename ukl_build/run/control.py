@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a running ukl-run can be asked by others of the same user, over a Unix socket.
+
+One line of JSON each way, ``{"do": "stop", "wait_s": 20}`` and ``{"ok": ...}`` or
+``{"error": "..."}``; the connection stays for further ones, and closes when ukl-run ends: who waits
+for that need not look again and again.  The socket is in a folder that only its owner can enter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from qemu.qmp import QMPError
+
+from ukl_build.errors import UklError
+from ukl_build.run.machine import FIRM_S, POLITE_S, ExecuteError, Machine
+from ukl_build.run.records import private
+
+MAX_REQUEST = 1 << 20
+"""Bytes of a line."""
+
+ANSWER_S = 10.0
+"""Seconds for an answer to what takes no time."""
+
+STOP_S = 4 * FIRM_S
+"""Seconds that ending QEMU takes at most, once the guest had its time: see :meth:`Machine.stop`."""
+
+
+class Server:
+    """Answers for one ukl-run; each connection has a thread of its own."""
+
+    def __init__(self, path: Path) -> None:
+        """Listen on a socket, in place of one that a killed ukl-run has left.
+
+        :raise UklError: ``runtime-unsafe``.
+        :raise OSError: if it cannot be made.
+        """
+        private(path.parent)
+        path.unlink(missing_ok=True)
+        self.path = path
+        self.machine: Machine | None = None
+        """What is talked about; may be replaced by the next one."""
+        self.stopped_by = ""
+        """What has asked to stop; empty if nobody has."""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        before = os.umask(0o177)
+        try:
+            with _address(path) as address:
+                self._socket.bind(address)
+        finally:
+            os.umask(before)
+        self._socket.listen()
+        threading.Thread(target=self._accept, name="control", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop listening, and take the name away."""
+        self.path.unlink(missing_ok=True)
+        self._socket.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:  # it is closed
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        # Whoever asked may be gone.
+        with connection, connection.makefile("rwb") as stream, contextlib.suppress(OSError):
+            while line := stream.readline(MAX_REQUEST):
+                stream.write(json.dumps(self._answer(line)).encode() + b"\n")
+                stream.flush()
+
+    def _answer(self, line: bytes) -> dict[str, object]:
+        try:
+            request = json.loads(line)
+            work = self._WORK[request["do"]]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return {"error": f"not understood: {line[:100]!r}"}
+        machine = self.machine
+        if machine is None:
+            return {"error": "it is not started yet"}
+        try:
+            return {"ok": work(self, machine, request)}
+        except (ExecuteError, QMPError, UklError, OSError, ValueError, TypeError) as error:
+            return {"error": str(error)}
+
+    def _stop(self, machine: Machine, request: dict[str, Any]) -> object:
+        self.stopped_by = str(request["by"])
+        polite_s = float(request.get("wait_s", POLITE_S))
+        # How it ends is for the one who waits for the machine to say.
+        threading.Thread(target=machine.stop, kwargs={"polite_s": polite_s}, daemon=True).start()
+        return None
+
+    def _qmp(self, machine: Machine, request: dict[str, Any]) -> object:
+        return machine.qmp(str(request["command"]), **request.get("arguments", {}))
+
+    def _events(self, machine: Machine, _: dict[str, Any]) -> object:
+        return list(machine.events)
+
+    _WORK: dict[str, Callable[[Server, Machine, dict[str, Any]], object]] = {  # noqa: RUF012
+        "stop": _stop,
+        "qmp": _qmp,
+        "events": _events,
+    }
+
+
+@contextlib.contextmanager
+def _address(path: Path) -> Iterator[str]:
+    """Give a socket's path in a form that is short enough for the kernel, however long it is."""
+    folder = os.open(path.parent, os.O_PATH | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
+class Client:
+    """A connection to a running ukl-run."""
+
+    def __init__(self, path: Path) -> None:
+        """Connect.
+
+        :raise UklError: ``machine-silent``.
+        """
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(ANSWER_S)
+        try:
+            with _address(path) as address:
+                self._socket.connect(address)
+        except OSError as error:
+            self._socket.close()
+            raise self._silent(error) from error
+        self._stream = self._socket.makefile("rwb")
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # The other end may be gone with something of ours unread.
+        with contextlib.suppress(OSError):
+            self._stream.close()
+        self._socket.close()
+
+    def _silent(self, why: object) -> UklError:
+        name = self.path.stem
+        return UklError(
+            "machine-silent",
+            f"{name} does not answer: {why}",
+            hint=f"is it about to end? `ukl ps` tells; `ukl kill {name}` ends it at once",
+        )
+
+    def ask(self, do: str, **more: object) -> Any:
+        """Ask, and return the answer.
+
+        :raise UklError: ``machine-silent`` if there is none, ``machine-refused`` if it will not.
+        """
+        try:
+            self._stream.write(json.dumps({"do": do, **more}).encode() + b"\n")
+            self._stream.flush()
+            answer = json.loads(self._stream.readline())
+        except (OSError, ValueError) as error:
+            raise self._silent(error) from error
+        if "error" in answer:
+            raise UklError(
+                "machine-refused",
+                f"{self.path.stem}: {answer['error']}",
+                hint=f"look at what it is: `ukl inspect {self.path.stem}`",
+            )
+        return answer["ok"]
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """Wait until ukl-run has ended, all that it keeps being kept.
+
+        :return: whether it has.
+        """
+        self._socket.settimeout(timeout_s)
+        try:
+            return not self._socket.recv(1)
+        except TimeoutError:
+            return False
+        except OSError:  # reset: it was killed
+            return True
+
+
+def kill(pid: int, alive: Callable[[], bool]) -> None:
+    """Kill the ukl-run of a machine, with which QEMU dies.
+
+    :param alive: whether the process is still that ukl-run: asked when its number cannot become
+        another's any more.
+    :raise OSError: if it is somebody else's.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        handle = os.pidfd_open(pid)
+        try:
+            if alive():
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+        finally:
+            os.close(handle)

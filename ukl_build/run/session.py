@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run of ukl-run: from its command line to a machine, its record, and its end."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shlex
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from platformdirs import user_state_path
+
+from ukl_build import files
+from ukl_build.errors import UklError, refused
+from ukl_build.image import IMAGE_FILE, Image, Init, load
+from ukl_build.run import accel, attach, attend, prepare, qemu, records
+from ukl_build.run.attend import Asked, talk
+from ukl_build.run.control import Server
+from ukl_build.run.machine import Machine
+from ukl_build.run.outcome import Outcome
+from ukl_build.run.vm import Accel, Forward, Vm, from_image
+
+Ready = Callable[[records.Held], None]
+
+
+def _check(options: argparse.Namespace, image: Image) -> None:
+    """Refuse what does not fit together.
+
+    :raise UklError: ``run-invalid``.
+    """
+
+    def refuse(message: str, hint: str) -> None:
+        raise UklError("run-invalid", message, hint=hint)
+
+    if options.smoke and options.gdb is not None:
+        refuse("a smoke test does not wait for gdb", "leave one of the two out")
+    if options.smoke and options.detach:
+        refuse("a smoke test is waited for", "leave --detach out")
+    if options.smoke and image.smoke is None and not image.smoke_runs:
+        refuse(f"{image.name} has no smoke test", "add one to its recipe")
+    if options.smoke and options.args and image.smoke_runs:
+        refuse(
+            f"the smoke test of {image.name} has arguments of its own",
+            "leave --smoke out, or the arguments",
+        )
+    if options.quiet and options.verbose:
+        refuse("-q and --verbose ask for opposite things", "leave one of the two out")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """All that is to be run, before anything is made for it."""
+
+    image: Image
+    folder: Path
+    found: attach.Attached
+    verdict: accel.Verdict
+    boots: tuple[tuple[Vm, Sequence[str]], ...]
+    """Machine after machine, with the application's arguments; several of a smoke test's runs."""
+
+
+def _plan(options: argparse.Namespace, scratch: Path) -> _Plan:
+    folder = prepare.find_image(options.qemu)
+    image = load(folder / IMAGE_FILE)
+    _check(options, image)
+    prepare.check_files(image, folder, symbols=options.gdb is not None)
+    forwards: list[Forward] = options.forwards
+    if options.smoke and image.smoke and not attend.is_forwarded(forwards, image.smoke):
+        forwards = [*forwards, Forward(0, image.smoke.port)]
+    vm = from_image(image, folder.resolve())
+    # A smoke test starts with empty disks, and leaves alone what others have written.
+    state = scratch if options.smoke else user_state_path("ukl-build")
+    found = attach.attached(
+        *(image, options.disks, options.shares, options.files),
+        state=state / "disks" / image.label,
+    )
+    vm = found.to(replace(vm, memory_mib=options.memory or vm.memory_mib))
+    verdict = accel.here(options.accel)
+    vm = replace(
+        vm,
+        cpus=options.cpus or vm.cpus,
+        accel=verdict.accel,
+        forwards=tuple(forwards),
+        gdb=options.gdb,
+    )
+    if image.init is Init.DIRECT:
+        vm = prepare.with_env(vm, dict(options.env))
+    # What gdb reads of vmlinux is where the kernel was linked, not where KASLR would put it.
+    vm = prepare.with_parameters(vm, "nokaslr" if options.gdb is not None else "")
+    vm = prepare.with_parameters(vm, options.append)
+    runs = image.smoke_runs if options.smoke else ()
+    argvs: list[Sequence[str]] = [one.args for one in runs] or [options.args]
+    boots = [
+        (prepare.with_args(vm, args) if args and image.init is Init.DIRECT else vm, args)
+        for args in argvs
+    ]
+    return _Plan(image, folder, found, verdict, tuple(boots))
+
+
+def _dry_run(plan: _Plan, options: argparse.Namespace) -> int:
+    """Print QEMU's command line, and make nothing but what that reads."""
+    folder = records.runtime_folder() / "dry-run"
+
+    def place(data: bytes) -> Path:
+        records.private(folder.parent)
+        path = folder / f"{hashlib.sha256(data).hexdigest()[:16]}.cpio"
+        folder.mkdir(exist_ok=True)
+        files.write(path, data)
+        return path
+
+    for disk in plan.found.disks:
+        if not disk.path.exists():
+            talk.warning("warning: %s is not there; a run makes it", disk.path)
+    env = dict(options.env)
+    for vm, args in plan.boots:
+        ready = prepare.with_overlay(vm, plan.image, args, env, plan.found, place=place)
+        print(shlex.join(qemu.argv(ready, qemu.TERMINAL)))
+    return 0
+
+
+def _described(plan: _Plan, options: argparse.Namespace) -> records.Record:
+    vm = plan.boots[0][0]
+    return records.Record(
+        label=plan.image.label,
+        image=str(plan.folder.resolve()),
+        command=shlex.join(["ukl-run", *options.argv]),
+        pid=os.getpid(),
+        started_s=time.time(),
+        memory_mib=vm.memory_mib,
+        cpus=vm.cpus,
+        accel=vm.accel,
+        console=str(options.log_file.resolve()) if options.log_file else "",
+        detached=options.detach,
+        remove=options.rm,
+    )
+
+
+def run(options: argparse.Namespace, ready: Ready = lambda _: None) -> int:
+    """Do what the command line asks for.
+
+    :param ready: called when the (first) machine runs.
+    :return: the exit status.
+    :raise UklError: for everything that goes wrong.
+    :raise OSError: if something cannot be read or written.
+    :raise Asked: if a signal came before anything ran.
+    """
+    with tempfile.TemporaryDirectory(prefix="ukl-run-") as scratch, attend.stop_requests():
+        session = _Session(options, Path(scratch), ready)
+        try:
+            status = session.run()
+            session.end(status)
+        except (UklError, OSError) as error:
+            known = error if isinstance(error, UklError) else refused(error)
+            session.end(known.exit_status, known)
+            raise
+        finally:
+            session.close()
+        return status
+
+
+class _Session:
+    """What there is of a run so far."""
+
+    def __init__(self, options: argparse.Namespace, scratch: Path, ready: Ready) -> None:
+        self.options = options
+        self.scratch = scratch
+        self.ready = ready
+        self.held: records.Held | None = None
+        self.server: Server | None = None
+        self.outcome: Outcome | None = None
+        """How the last machine ended; None before there was one."""
+
+    def run(self) -> int:
+        """Run all boots; return the exit status of the last."""
+        plan = _plan(self.options, self.scratch)
+        if self.options.dry_run:
+            return _dry_run(plan, self.options)
+        self.held = held = records.Store.default().create(
+            _described(plan, self.options), self.options.name
+        )
+        self.server = server = Server(Path(held.record.socket))
+        # Last, so that a mistake elsewhere makes no disk.
+        attach.prepare(plan.found, talk.info)
+        status = 0
+        for number in range(len(plan.boots)):
+            status = self._boot(plan, number, held, server)
+            if server.stopped_by:
+                break
+        return status
+
+    def _boot(self, plan: _Plan, number: int, held: records.Held, server: Server) -> int:
+        options = self.options
+        vm, args = plan.boots[number]
+        full = prepare.with_overlay(
+            vm, plan.image, args, dict(options.env), plan.found, place=self._place
+        )
+        console = Path(held.record.console)
+        if number:
+            console = console.with_stem(f"{console.stem}-{number + 1}")
+        how = "KVM" if vm.accel is Accel.KVM else "TCG (emulation)"
+        talk.info(
+            f"starting {held.record.name} under {how}, {plan.verdict.why}; console log: {console}"
+        )
+        talk.debug("QEMU: %s", shlex.join(qemu.argv(full, qemu.TERMINAL)))
+        with Machine(full, console=console) as machine:
+            run = attend.Run(machine, plan.image, options.timeout, server)
+            try:
+                shown = options.smoke or options.detach or options.json
+                machine.start(on_console=None if shown else attend.Output().write)
+                server.machine = machine
+                ports = attend.forwarded(machine)
+                held.update(ports=ports, qemu_pid=machine.pid)
+                attend.announce(ports)
+                if options.gdb is not None:
+                    attend.explain_gdb(run, prepare.vmlinux(plan.image, plan.folder))
+                if not number:
+                    self.ready(held)
+                if options.smoke and plan.image.smoke_runs:
+                    attend.smoke_run(run, plan.image.smoke_runs[number])
+                    return 0
+                if options.smoke and plan.image.smoke:
+                    return attend.smoke(run, plan.image.smoke)
+                return attend.attend(run)
+            except Asked as asked:
+                return attend.stop(run, str(asked))
+            finally:
+                self.outcome = machine.outcome
+
+    def _place(self, data: bytes) -> Path:
+        path = self.scratch / "run.cpio"
+        path.write_bytes(data)
+        return path
+
+    def end(self, status: int, error: UklError | None = None) -> None:
+        """Keep how it ended, if anything ran, and tell it to scripts."""
+        how = records.ended(status, self.outcome, error)
+        record = None
+        if self.held is not None:
+            record = self.held.record
+            if record.qemu_pid is None:
+                self.held.drop()
+            else:
+                try:
+                    self.held.end(how)
+                except OSError as refusal:
+                    # A full disk does not change how it ended.
+                    talk.warning("warning: how it ended cannot be kept: %s", refusal)
+        if self.options.json and not self.options.detach and not self.options.dry_run:
+            print(records.as_json(record, how), flush=True)
+
+    def close(self) -> None:
+        """Give everything back."""
+        if self.server is not None:
+            self.server.close()
+        if self.held is not None:
+            self.held.close()
