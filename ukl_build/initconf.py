@@ -21,6 +21,8 @@ INIT_CONF = "/etc/ukl/init.conf"
 RUN_CONF = "/etc/ukl/run.conf"
 STATUS_PORT = "org.ukl-build.status"
 """Name of the virtio-serial port on which the init tells how the application ended."""
+EXEC_PORT = "org.ukl-build.exec"
+"""The same for the port on which it is asked to start programs: guest/init/exec.h."""
 
 MAX_ID = 0xFFFFFFFE
 MAX_JOBS = 512

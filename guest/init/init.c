@@ -15,12 +15,11 @@
 
 #include "conf.h"
 #include "dhcp.h"
+#include "exec.h"
 #include "net.h"
 #include "setup.h"
+#include "spawn.h"
 #include "status.h"
-
-/* <asm/signal.h> has them as macros of these names without the underscore, and much else. */
-enum { SIG_INT = 2, SIG_KILL = 9, SIG_TERM = 15, SIG_CHLD = 17, SIG_BLOCK_ = 0, SIG_SETMASK_ = 2 };
 
 static struct job application = { .name = "app", .mode = APPLICATION };
 
@@ -37,57 +36,32 @@ static int64_t kill_at = FOREVER; /* in STOPPING */
 static struct dhcp dhcp;
 static bool dhcp_on;
 
-/* What a child could not do on the way to its program. */
-struct trouble {
-	int error;
-	char step[12];
-};
-
-__attribute__((noreturn)) static void child(const struct job *job, int report)
+static void become(const void *what, struct trouble *trouble)
 {
-	struct trouble trouble = { 0 };
-	uint64_t none = 0;
-	const char *step = "setsid";
-	long error = SYS0(setsid);
+	const struct job *job = what;
+	bool application = job->mode == APPLICATION;
+	long error;
 
-	if (error >= 0)
-		SYS4(rt_sigprocmask, SIG_SETMASK_, &none, NULL, sizeof(none));
-	for (int i = 0; error >= 0 && i < LIMITS; i++) {
+	for (int i = 0; i < LIMITS; i++) {
 		uint64_t limit[2] = { conf.limits[i].soft, conf.limits[i].hard };
 
-		step = "rlimit";
-		if (conf.limits[i].set)
-			error = SYS4(prlimit64, 0, i, limit, NULL);
+		if (conf.limits[i].set && failed(trouble, "rlimit", SYS4(prlimit64, 0, i, limit, NULL)))
+			return;
 	}
-	if (error >= 0) {
-		step = "chdir";
-		error = SYS1(chdir, conf.cwd);
-	}
-	if (error >= 0) {
-		step = "setgroups";
-		error = SYS2(setgroups, job->mode == APPLICATION ? conf.n_groups : 0, conf.groups);
-		/* A kernel without CONFIG_MULTIUSER has no groups, and then nobody gains by them. */
-		if (error == -ENOSYS && !job->uid && !job->gid)
-			error = 0;
-	}
-	if (error >= 0 && job->gid) {
-		step = "setgid";
-		error = SYS3(setresgid, job->gid, job->gid, job->gid);
-	}
-	if (error >= 0 && job->uid) {
-		step = "setuid";
-		error = SYS3(setresuid, job->uid, job->uid, job->uid);
-	}
-	if (error >= 0) {
-		step = "exec";
-		error = SYS3(execve, job->mode == APPLICATION ? conf.app : job->argv[0], job->argv,
-			     conf.env.v);
-	}
-	trouble.error = (int)-error;
-	memcpy(trouble.step, step, strlen(step) + 1);
-	SYS3(write, report, &trouble, sizeof(trouble));
-	SYS1(exit_group, 127);
-	__builtin_unreachable();
+	if (failed(trouble, "chdir", SYS1(chdir, conf.cwd)))
+		return;
+	error = SYS2(setgroups, application ? conf.n_groups : 0, conf.groups);
+	/* A kernel without CONFIG_MULTIUSER has no groups, and then nobody gains by them. */
+	if (error == -ENOSYS && !job->uid && !job->gid)
+		error = 0;
+	if (failed(trouble, "setgroups", error))
+		return;
+	if (job->gid && failed(trouble, "setgid", SYS3(setresgid, job->gid, job->gid, job->gid)))
+		return;
+	if (job->uid && failed(trouble, "setuid", SYS3(setresuid, job->uid, job->uid, job->uid)))
+		return;
+	failed(trouble, "exec",
+	       SYS3(execve, application ? conf.app : job->argv[0], job->argv, conf.env.v));
 }
 
 static void stop(const char *why, bool ok);
@@ -96,32 +70,12 @@ static void stop(const char *why, bool ok);
 static bool start(struct job *job)
 {
 	const char *path = job->mode == APPLICATION ? conf.app : job->argv[0];
-	struct trouble trouble = { 0 };
-	int report[2];
-	long got, pid;
+	struct trouble trouble;
+	int pid = spawn(&trouble, become, job);
 
-	got = SYS2(pipe2, report, O_CLOEXEC);
-	pid = got < 0 ? got : SYS0(fork);
-	if (pid == 0)
-		child(job, report[1]);
-	if (got >= 0)
-		SYS1(close, report[1]);
-	if (pid < 0) {
-		trouble.error = (int)-pid;
-		memcpy(trouble.step, "fork", 5);
-		if (got >= 0)
-			SYS1(close, report[0]);
-	} else {
-		/* execve() closes the other end; until then nothing but its failure can come. */
-		while ((got = SYS3(read, report[0], &trouble, sizeof(trouble))) == -EINTR)
-			;
-		if (got != sizeof(trouble))
-			trouble.error = 0;
-		SYS1(close, report[0]);
-	}
 	job->started = !trouble.error;
 	if (!trouble.error) {
-		job->pid = (int)pid;
+		job->pid = pid;
 		job->deadline = job->timeout ? now() + job->timeout : FOREVER;
 		status("\"event\":\"started\",\"job\":%j,\"path\":%j,\"pid\":%d,\"uptime_ms\":%l", job->name,
 		       path, job->pid, now());
@@ -206,7 +160,7 @@ static void stop(const char *why, bool ok)
 static void ended(struct job *job, int how)
 {
 	int signal = how & 0x7f;
-	bool failed = how != 0;
+	bool bad = how != 0;
 
 	job->pid = 0;
 	if (signal) {
@@ -221,7 +175,7 @@ static void ended(struct job *job, int how)
 		current = NULL;
 	if (job->mode == APPLICATION && phase == RUN_APPLICATION) {
 		phase = RUN_AFTER;
-	} else if (failed && job->mode != APPLICATION && !job->any && phase != STOPPING) {
+	} else if (bad && job->mode != APPLICATION && !job->any && phase != STOPPING) {
 		say("the job %s failed", job->name);
 		stop("a job failed", false);
 	}
@@ -241,6 +195,7 @@ static bool reap(void)
 		for (size_t i = 0; i < conf.n_jobs; i++)
 			if (conf.jobs[i].pid == (int)pid)
 				ended(&conf.jobs[i], how);
+		exec_ended((int)pid, how);
 	}
 }
 
@@ -392,7 +347,7 @@ static void take_signals(int signals)
 __attribute__((noreturn)) static void loop(int signals, int acpi)
 {
 	for (;;) {
-		struct pollfd fds[] = {
+		struct pollfd fds[3 + EXEC_FDS] = {
 			{ .fd = signals, .events = POLLIN },
 			{ .fd = acpi, .events = POLLIN },
 			{ .fd = dhcp_on ? dhcp.fd : -1, .events = POLLIN },
@@ -408,6 +363,7 @@ __attribute__((noreturn)) static void loop(int signals, int acpi)
 		for (size_t i = 0; i < conf.n_jobs; i++)
 			if (conf.jobs[i].pid)
 				earlier(&deadline, conf.jobs[i].deadline);
+		exec_wait(fds + 3);
 		left = deadline - now();
 		/* At least once an hour: poll() takes an int, and -1 of a time that is over is for ever. */
 		left = left < 0 ? 0 : left > 3600000 ? 3600000 : left;
@@ -418,6 +374,7 @@ __attribute__((noreturn)) static void loop(int signals, int acpi)
 		if (dhcp_on)
 			step_dhcp();
 		reap();
+		exec_step(fds + 3, application.pid);
 		for (size_t i = 0; i < conf.n_jobs; i++)
 			check_deadline(&conf.jobs[i]);
 		if (now() >= kill_at && current) {
@@ -453,7 +410,8 @@ __attribute__((noreturn, used)) static void main(void)
 	understood = conf_read(wrong, sizeof(wrong));
 	loaded = understood && setup_modules(wrong, sizeof(wrong));
 	status_open();
-	status("\"event\":\"init\",\"version\":1,\"uptime_ms\":%l", now());
+	status("\"event\":\"init\",\"version\":1,\"exec\":%s,\"uptime_ms\":%l",
+	       exec_open() ? "true" : "false", now());
 	signals = open_signals();
 	acpi = acpi_open();
 	if (acpi < 0)

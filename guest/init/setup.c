@@ -108,8 +108,7 @@ static char *next_word(char **at)
 	return word;
 }
 
-/* Those above a folder, where they are missing. */
-static void make_parents(char *path)
+void make_parents(char *path)
 {
 	for (char *at = path; *at; at++) {
 		if (*at != '/' || at == path)

@@ -12,6 +12,8 @@ bool setup_modules(char *wrong, size_t size);
 void setup_sysctls(void);
 /* The file systems of the configuration; false, with a description, if one cannot be mounted. */
 bool setup_disks(char *wrong, size_t size);
+/* The folders above a path, where they are missing. */
+void make_parents(char *path);
 /* Returns when getrandom(2) does not block, or when the time for that is over. */
 void setup_entropy(void);
 void write_resolv_conf(const uint32_t *dns, size_t n);

@@ -9,7 +9,7 @@ from ukl_build.image import App, Image, Init, Protocol
 from ukl_build.run.qemu import Wiring, argv
 from ukl_build.run.vm import Accel, Drive, Folder, Forward, Vm, from_image, guarded
 
-WIRING = Wiring.inherited(5, 6, Path("/logs/console.log"))
+WIRING = Wiring.inherited((5, 6, 7), Path("/logs/console.log"))
 
 
 def option(vm: Vm, name: str) -> list[str]:

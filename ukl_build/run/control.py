@@ -21,8 +21,12 @@ from typing import Any
 from qemu.qmp import QMPError
 
 from ukl_build.errors import UklError
+from ukl_build.run.execute import Channel
 from ukl_build.run.machine import FIRM_S, POLITE_S, ExecuteError, Machine
 from ukl_build.run.records import private
+
+FRAMES = "frames"
+"""The answer after which a connection is one for :mod:`ukl_build.run.execute`."""
 
 MAX_REQUEST = 1 << 20
 """Bytes of a line."""
@@ -77,8 +81,12 @@ class Server:
         # Whoever asked may be gone.
         with connection, connection.makefile("rwb") as stream, contextlib.suppress(OSError):
             while line := stream.readline(MAX_REQUEST):
-                stream.write(json.dumps(self._answer(line)).encode() + b"\n")
+                answer = self._answer(line)
+                stream.write(json.dumps(answer).encode() + b"\n")
                 stream.flush()
+                if answer.get("ok") == FRAMES and self.machine is not None:
+                    self.machine.execute(connection.dup())
+                    return
 
     def _answer(self, line: bytes) -> dict[str, object]:
         try:
@@ -104,6 +112,14 @@ class Server:
     def _qmp(self, machine: Machine, request: dict[str, Any]) -> object:
         return machine.qmp(str(request["command"]), **request.get("arguments", {}))
 
+    def _exec(self, machine: Machine, _: dict[str, Any]) -> object:
+        machine.can_execute()
+        return FRAMES
+
+    def _signal(self, machine: Machine, request: dict[str, Any]) -> object:
+        machine.signal(int(request["number"]))
+        return None
+
     def _events(self, machine: Machine, _: dict[str, Any]) -> object:
         return list(machine.events)
 
@@ -111,6 +127,8 @@ class Server:
         "stop": _stop,
         "qmp": _qmp,
         "events": _events,
+        "exec": _exec,
+        "signal": _signal,
     }
 
 
@@ -178,6 +196,14 @@ class Client:
                 hint=f"look at what it is: `ukl inspect {self.path.stem}`",
             )
         return answer["ok"]
+
+    def channel(self) -> Channel:
+        """Start a program in the guest, which this connection is for from now on.
+
+        :raise UklError: as :meth:`ask`.
+        """
+        self.ask("exec")
+        return Channel(self._socket)
 
     def wait(self, timeout_s: float | None) -> bool:
         """Wait until ukl-run has ended, all that it keeps being kept.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from rich.table import Table
 
 from ukl_build.commands import Command
 from ukl_build.errors import UklError
-from ukl_build.run import control
+from ukl_build.run import attach, control, execute
 from ukl_build.run.attend import Output
 from ukl_build.run.machine import POLITE_S
 from ukl_build.run.overview import age, out, table
@@ -273,10 +274,38 @@ def end_at_once(entry: Entry) -> None:
     control.kill(entry.record.pid, lambda: _runs(entry))
 
 
+def _signal_number(text: str) -> int:
+    """Parse the name or number of a signal.
+
+    :raise argparse.ArgumentTypeError: if it is none.
+    """
+    try:
+        if text.isdecimal():
+            return signal.Signals(int(text)).value
+        return signal.Signals[f"SIG{text.upper().removeprefix('SIG')}"].value
+    except (KeyError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no signal, such as HUP or 1") from None
+
+
+def _kill_arguments(parser: argparse.ArgumentParser) -> None:
+    _names(parser)
+    parser.add_argument(
+        "-s",
+        "--signal",
+        metavar="SIGNAL",
+        type=_signal_number,
+        help="send this to the application instead",
+    )
+
+
 def _kill(options: argparse.Namespace) -> int:
     def kill(name: str) -> None:
         entry = Store.default().find(name, alive=True)
-        end_at_once(entry)
+        if options.signal is None:
+            end_at_once(entry)
+        else:
+            with _client(entry) as client:
+                client.ask("signal", number=options.signal)
         print(entry.name)
 
     return _each(options.names, kill)
@@ -284,10 +313,10 @@ def _kill(options: argparse.Namespace) -> int:
 
 KILL = Command(
     "kill",
-    "end a machine at once, as if its power was cut",
-    _names,
+    "end a machine at once, as if its power was cut, or send its application a signal",
+    _kill_arguments,
     _kill,
-    examples="  ukl kill redis-1\n",
+    examples="  ukl kill redis-1\n  ukl kill -s HUP nginx\n",
 )
 
 
@@ -446,6 +475,54 @@ STATS = Command(
     examples="  ukl stats\n  ukl stats --json redis-1\n",
 )
 
+# --- exec ---
+
+
+def _exec_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-i", "--interactive", action="store_true", help="pass standard input on")
+    parser.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
+    parser.add_argument(
+        "--put",
+        dest="files",
+        metavar="HOST:GUEST",
+        type=attach.file_option,
+        action="append",
+        default=[],
+        help="write a copy of a file first",
+    )
+    parser.add_argument("name", metavar="NAME", help="a machine, or an image of which one runs")
+    parser.add_argument(
+        "argv", nargs=argparse.REMAINDER, metavar="PROGRAM [ARG...]", help="what to run there"
+    )
+
+
+def _exec(options: argparse.Namespace) -> int:
+    if options.tty and not os.isatty(0):
+        raise UklError("run-invalid", "standard input is no terminal", hint="leave -t out")
+    argv = options.argv[1:] if options.argv[:1] == ["--"] else options.argv
+    if not argv and not options.files:
+        raise UklError("run-invalid", "there is no program to run", hint="say which, or --put")
+    entry = Store.default().find(options.name, alive=True)
+    for file in options.files:
+        with _client(entry) as client:
+            execute.put(client.channel(), file.path, file.guest)
+    if not argv:
+        return 0
+    with _client(entry) as client:
+        return execute.run(client.channel(), argv, stdin=options.interactive, terminal=options.tty)
+
+
+EXEC = Command(
+    "exec",
+    "run an ordinary program in a machine's userspace, as root",
+    _exec_arguments,
+    _exec,
+    examples=(
+        "  ukl exec --put /bin/busybox:/bin/sh redis-1 sh -c 'cat /proc/meminfo'\n"
+        "  ukl exec -it redis-1 sh\n"
+    ),
+)
+
 # --- qmp ---
 
 
@@ -489,4 +566,4 @@ QMP = Command(
     ),
 )
 
-COMMANDS = (PS, LOGS, STATS, STOP, KILL, RM, WAIT, INSPECT, QMP)
+COMMANDS = (PS, LOGS, STATS, EXEC, STOP, KILL, RM, WAIT, INSPECT, QMP)

@@ -37,6 +37,7 @@ from ukl_build import proc
 from ukl_build.errors import UklError
 from ukl_build.image import Init, Protocol
 from ukl_build.run import lifeline, qemu
+from ukl_build.run.execute import SESSIONS, Relay
 from ukl_build.run.outcome import GuestError, Kind, Outcome, Record, classify
 from ukl_build.run.vm import Forward, Vm
 
@@ -91,6 +92,7 @@ class _Session:
         self.changed = asyncio.Condition()
         self.outcome: Outcome | None = None
         self.usernet = ""
+        self.relay: Relay | None = None
         self.tasks: list[asyncio.Task[None]] = []
         self.starting: asyncio.Task[None] | None = None
         self.end: asyncio.Task[Outcome] | None = None
@@ -105,8 +107,10 @@ class _Session:
             ends.enter_context(status_end)
             # Ours before QEMU opens it: private, and there even if QEMU never gets that far.
             os.close(os.open(self.console, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
-            inherited = (qmp_end.fileno(), status_end.fileno())
-            wiring = qemu.Wiring.inherited(*inherited, self.console)
+            execute, execute_end = socket.socketpair()
+            ends.enter_context(execute_end)
+            inherited = (qmp_end.fileno(), status_end.fileno(), execute_end.fileno())
+            wiring = qemu.Wiring.inherited(inherited, self.console)
             # -S: the guest runs from `cont` on, when events can be heard.  One that resets at once
             # would be over before the greeting.
             argv = [*qemu.argv(self.vm, wiring, program=str(self.program)), "-S"]
@@ -124,6 +128,8 @@ class _Session:
         self.tasks.append(asyncio.create_task(self._read_words(self.process.stderr)))
         reader, writer = await asyncio.open_connection(sock=status)
         self.tasks.append(asyncio.create_task(self._read_status(reader, writer)))
+        self.relay = Relay(*await asyncio.open_connection(sock=execute))
+        self.tasks.append(asyncio.create_task(self.relay.run()))
         self.end = asyncio.create_task(self._watch())
         self.client.register_listener(self.listener)
         try:
@@ -430,6 +436,51 @@ class Machine:
         """Execute a line of QEMU's human monitor, such as ``info tlb``, and return its output."""
         command, arguments = _monitor(line)
         return str(self._call(self._session.execute(command, arguments)))
+
+    def _relay(self) -> Relay:
+        """Return the way to the guest's init.
+
+        :raise UklError: ``exec-unsupported``.
+        """
+        init = self.wait_event(0, event="init")
+        relay = self._session.relay
+        if relay is None or init is None or init.get("exec") is not True:
+            raise UklError(
+                "exec-unsupported",
+                f"{self.vm.name} has no init that starts programs"
+                + ("" if init or self.vm.init is Init.DIRECT else " yet"),
+                hint="build it again, with init=ring3",
+            )
+        return relay
+
+    def execute(self, connection: socket.socket) -> None:
+        """Let a client start a program in the guest; returns when that has ended.
+
+        :param connection: on which it speaks the frames of :mod:`ukl_build.run.execute`.
+        """
+        relay = self._session.relay
+        assert relay is not None  # can_execute() has been asked
+        self._call(relay.serve(connection))
+
+    def can_execute(self) -> None:
+        """Make sure that :meth:`execute` can be called.
+
+        :raise UklError: ``exec-unsupported``, ``exec-busy``.
+        """
+        if not self._relay().free():
+            raise UklError(
+                "exec-busy",
+                f"{self.vm.name} runs {SESSIONS} programs that were started from outside",
+                hint="wait for one to end",
+            )
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the application, if it runs.
+
+        :raise UklError: ``exec-unsupported``.
+        """
+        relay = self._relay()
+        self._loop.call_soon_threadsafe(relay.signal, number)
 
     def host_port(self, guest: int, proto: Protocol = Protocol.TCP) -> int:
         """Return the host's port that leads to one of the guest.

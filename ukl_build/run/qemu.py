@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ukl_build.initconf import STATUS_PORT, share_tag
+from ukl_build.initconf import EXEC_PORT, STATUS_PORT, share_tag
 from ukl_build.run.vm import LOCALHOST, Accel, Vm
 
 PROGRAM = "qemu-system-x86_64"
@@ -70,22 +71,25 @@ class Wiring:
     qmp: str
     status: str
     """The guest's reports."""
+    exec: str
+    """What is asked of the guest's init."""
     console: str
     """The serial line."""
 
     @classmethod
-    def inherited(cls, qmp: int, status: int, console: Path) -> Wiring:
+    def inherited(cls, sockets: Sequence[int], console: Path) -> Wiring:
         """Return that of a machine that we watch.
 
-        :param qmp: descriptor, inherited by QEMU, of its end of a socket pair for QMP.
-        :param status: the same for the guest's status port.
+        :param sockets: descriptors, inherited by QEMU, of its ends of socket pairs: for QMP, for
+            the guest's status port, and for its port for programs.
         :param console: file that takes the serial console.
         """
-        return cls(f"socket,fd={qmp}", f"socket,fd={status}", f"file,path={escape(console)}")
+        qmp, status, execute = (f"socket,fd={one}" for one in sockets)
+        return cls(qmp, status, execute, f"file,path={escape(console)}")
 
 
 # The guest waits for a status port that nobody has opened, which a file is from the start.
-TERMINAL = Wiring("null", "file,path=/dev/null", "stdio,signal=on")
+TERMINAL = Wiring("null", "file,path=/dev/null", "file,path=/dev/null", "stdio,signal=on")
 """That of a machine that somebody starts by hand."""
 
 
@@ -112,6 +116,9 @@ def argv(vm: Vm, wiring: Wiring, *, program: str = PROGRAM) -> list[str]:
     else:
         words += ["-chardev", f"{wiring.status},id=status"]
         words += ["-device", f"virtio-serial-pci,{VIRTIO}"]
+        # Before the other, whose name the guest waits for: so it need not wait for this one.
+        words += ["-chardev", f"{wiring.exec},id=exec"]
+        words += ["-device", f"virtserialport,chardev=exec,name={EXEC_PORT}"]
         words += ["-device", f"virtserialport,chardev=status,name={STATUS_PORT}"]
         words += ["-device", f"virtio-rng-pci,{VIRTIO}"]
     if vm.network and not vm.repeatable:
