@@ -227,7 +227,9 @@ def machine(place: Place, *words: str, end: str = "spin", text: str = "up\n") ->
     """Start a machine in the background and return its name."""
     if not (place.root / "build" / "app").exists():
         place.image(end, text)
-    code, out, err = place.run("--qemu", "app", "--detach", *words)
+    # It ends some time even if the test does not come so far.
+    limit = () if "--timeout" in words else ("--timeout", "300")
+    code, out, err = place.run("--qemu", "app", "--detach", *limit, *words)
     assert code == 0, err
     return out.strip()
 
@@ -380,7 +382,7 @@ def test_nothing_is_kept_of_a_passing_one(place: Place) -> None:
     assert place.run("--qemu", "app", "--rm")[0] == 3
     assert [path.name for path in place.machines.iterdir()] == [records.LOCK_FILE]
     place.image("spin", "up\n", name="other")
-    code, out, err = place.run("--qemu", "other", "--detach", "--rm")
+    code, out, err = place.run("--qemu", "other", "--detach", "--rm", "--timeout", "300")
     assert code == 0, err
     assert place.ukl("stop", "-t", "0", out.strip())[0] == 0
     assert [path.name for path in place.machines.iterdir()] == [records.LOCK_FILE]
@@ -463,7 +465,7 @@ def test_a_terminal_is_not_held_by_what_goes_on(place: Place) -> None:
     # What is detached has neither the pipe of standard output nor that of standard error.
     place.image("spin", "up\n")
     with subprocess.Popen(
-        ["sh", "-c", f"{os.sys.executable} -m ukl_build.run.cli --qemu app -d | cat"],  # type: ignore[attr-defined]
+        ["sh", "-c", f"{os.sys.executable} -m ukl_build.run.cli --qemu app -d --timeout 300 | cat"],  # type: ignore[attr-defined]
         cwd=place.root,
         env=place.env,
         stdout=subprocess.PIPE,
