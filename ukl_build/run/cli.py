@@ -29,10 +29,19 @@ from ukl_build.image import Image, Init, Protocol, Smoke, SmokeRun, load
 from ukl_build.initconf import RUN_CONF, mounts, render_overlay
 from ukl_build.model import nearest
 from ukl_build.run import accel, attach
+from ukl_build.run.crash.report import explained
 from ukl_build.run.disk import MIB
 from ukl_build.run.machine import Machine
 from ukl_build.run.outcome import EXIT_STATUS, Kind, Outcome, said
-from ukl_build.run.vm import LOCALHOST, Accel, Forward, Vm, from_image
+from ukl_build.run.vm import (
+    GUARD_PARAMETERS,
+    LOCALHOST,
+    REPORT_PARAMETERS,
+    Accel,
+    Forward,
+    Vm,
+    from_image,
+)
 
 BUILD = Path("build")
 IMAGE_FILE = "image.json"
@@ -516,7 +525,7 @@ def run(options: argparse.Namespace) -> int:
             forwards = [*forwards, Forward(0, image.smoke.port)]
     runs = image.smoke_runs if options.smoke else ()
     with tempfile.TemporaryDirectory(prefix="ukl-run-") as scratch, _stop_requests():
-        vm = from_image(image, folder.resolve())
+        vm = from_image(image, folder.resolve(), GUARD_PARAMETERS | REPORT_PARAMETERS)
         if not (vm.kernel and vm.kernel.is_file()):
             raise UklError(
                 "image-missing",
@@ -564,7 +573,8 @@ def run(options: argparse.Namespace) -> int:
             ready = with_overlay(vm, image, args, found, Path(scratch))
             console = console_path(image.label, options.log_file, number)
             say(f"starting {image.label} under {how}, {verdict.why}; console log: {console}")
-            with Machine(ready, console=console) as machine:
+            machine = Machine(ready, console=console)
+            with explained(machine, image, folder), machine:
                 this = _Run(machine, image, options.timeout)
                 try:
                     machine.start(on_console=None if options.smoke else _Output().write)
