@@ -171,7 +171,7 @@ class Places:
             return None
         if spot is not None and spot.symbol and (named := self._named(spot)) is not None:
             # Both, the address and the name, are printed for a process.
-            return ip - named - spot.offset
+            return ip - named.address - spot.offset
         if not self.crash.code:
             return None
         first = min(one.address for one in self._code)
@@ -179,35 +179,33 @@ class Places:
         found = max(range(steps + 1), key=lambda step: self._agreement(ip - step * ALIGN))
         return found * ALIGN if self._agreement(ip - found * ALIGN) >= AGREE else None
 
-    def _named(self, spot: Spot) -> int | None:
-        """Return where a symbol was linked; of several the one that the place fits into."""
+    def _named(self, spot: Spot) -> Function | None:
+        """Return the function of a symbol; of several the one that the place fits into."""
         several = self._by_name.get(spot.symbol, [])
         fit = [one for one in several if spot.offset <= one.end - one.address <= spot.size]
         if len(fit) > 1 and spot is self.crash.spot and self.crash.code:
-            return max(
-                (one.address for one in fit), key=lambda at: self._agreement(at + spot.offset)
-            )
-        return next((one.address for one in [*fit, *several]), None)
+            return max(fit, key=lambda one: self._agreement(one.address + spot.offset))
+        return next(iter([*fit, *several]), None)
 
     def linked(self, spot: Spot) -> int | None:
         """Return the address at which a place was linked, None if that is not known."""
         if spot.symbol:
             named = self._named(spot)
-            return None if named is None else named + spot.offset
+            return None if named is None else named.address + spot.offset
         if spot.address is None or spot.address < USER_END:
             return spot.address if self.files.program is not None else None
         return None if self.moved is None else spot.address - self.moved
 
     def _differs(self) -> bool:
-        """Tell whether vmlinux is another kernel's."""
+        """Tell whether vmlinux is another kernel's: by instructions if there are some, or names."""
         spot = self.crash.spot
-        if spot is None or (not spot.symbol and (spot.address or 0) < KERNEL_IMAGE):
-            # Outside of the kernel; but callers may be inside.
-            return any(one.symbol and self._named(one) is None for one in self.crash.trace)
-        address = self.linked(spot)
-        if address is None:
-            return bool(spot.symbol)
-        return bool(self.crash.code) and self._agreement(address) < AGREE
+        address = None if spot is None else self.linked(spot)
+        if self.crash.code and address is not None and address >= USER_END:
+            return self._agreement(address) < AGREE
+        named = [one for one in (spot, *self.crash.trace) if one is not None and one.symbol]
+        missing = [one for one in named if one.symbol not in self._by_name]
+        # A jump into data has a name that is no function's.
+        return 2 * len(missing) > len(named)
 
     # --- Layers -------------------------------------------------------------------------------
 
@@ -277,16 +275,17 @@ class Places:
             return {}
 
     def _place(self, spot: Spot, address: int | None, lines: Sequence[tuple[str, str]]) -> Place:
-        user = address is not None and address < USER_END
-        inside = self._program if user else self._kernel
-        found = None if address is None else inside.around(address)
+        found = self._named(spot)
+        if address is not None and not spot.symbol:
+            inside = self._program if address < USER_END else self._kernel
+            found = inside.around(address)
         if found is None and not spot.symbol:
             shown = spot.address if address is None else address
             return Place(address=shown, certain=spot.certain)
         name = found.name if found else spot.symbol
         known = [(function, at) for function, at in lines if at]
         return Place(
-            function=name.removeprefix(PREFIX),
+            function=name.removeprefix(PREFIX).partition(" ")[0],
             offset=spot.offset if found is None or address is None else address - found.address,
             layer=self._layer(name),
             source=known[0][1] if known else "",

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from itertools import dropwhile
 from pathlib import Path
 from typing import Literal
 
@@ -44,8 +45,11 @@ REGISTERS = (
     *("R12", "R13", "R14", "R15", "EFLAGS", "CR2"),
 )
 
-_WAITING = ("__schedule", "schedule", "schedule_timeout", "io_schedule")
-"""Functions in which every task is that waits."""
+_ON_THE_WAY = (
+    *("__schedule", "schedule", "schedule_timeout", "io_schedule"),
+    *("dump_stack_lvl", "dump_stack", "panic", "__stack_chk_fail"),
+)
+"""Functions in which every task is that waits, or panics."""
 
 _FAULTS = frozenset(
     {
@@ -140,9 +144,11 @@ def explain(seen: Seen, crash: Crash, files: Files, console: Path, *, ring0: boo
     callers = [one for one in crash.trace if one.certain] or crash.trace
     found = known.look([spot or Spot(), *callers])
     place = found[0] if spot else None
-    if crash.kind is Kind.LOCKUP and place is None:
-        # A task that waits has no place of its own.
-        place = next((one for one in found[1:] if one.function not in _WAITING), None)
+    trace = found[1:]
+    if place is None:
+        # A task that waits, and a panic, have no other place.
+        trace = list(dropwhile(lambda one: one.function in _ON_THE_WAY, trace))
+        place = trace.pop(0) if trace else None
     evidence = rules.Evidence(seen, crash, ring0=ring0)
     rule = rules.cause(evidence)
     text = crash.code.hex(" ")
@@ -159,7 +165,7 @@ def explain(seen: Seen, crash: Crash, files: Files, console: Path, *, ring0: boo
             name: f"{crash.registers[name]:016x}" for name in REGISTERS if name in crash.registers
         },
         code=f"{text[: 3 * crash.at]}|{text[3 * crash.at :]}" if text else "",
-        trace=tuple(found[1:]),
+        trace=tuple(trace),
         notes=(*known.notes, *_lacking(crash, place, found, known)),
         console=str(console),
     )
@@ -176,7 +182,7 @@ def headline(crash: Crash, seen: Seen, place: Place | None) -> str:
         case Kind.WARNING:
             what = "kernel warning"
         case Kind.LOCKUP:
-            what = crash.title.removeprefix("watchdog: BUG: ").removeprefix("INFO: ")
+            what = crash.title.removeprefix("watchdog: BUG: ").removeprefix("INFO: ").rstrip(".")
         case Kind.MEMORY:
             what = "out of memory"
         case Kind.PANIC:
@@ -193,7 +199,8 @@ def access(evidence: rules.Evidence) -> str:
     """Say what a page fault was about."""
     address = evidence.address
     if evidence.crash.trap != "page fault" or address is None:
-        return evidence.crash.trap
+        # Of an oops it is in the headline.
+        return evidence.crash.trap if evidence.crash.kind is Kind.SIGNAL else ""
     way = "write to"
     if evidence.fault(rules.FETCH):
         way = "jump to"
