@@ -193,6 +193,8 @@ PRINTED = {
     )
     + line("potentially unexpected fatal signal 11.")
     + line("Code: 00 00 00 b8 04 00 00 00 <0f> 00 d8 c3 66 90 66 90 66 90 66 90"),
+    "no-root": line('VFS: Cannot open root device "(null)" or unknown-block(0,0): error -6')
+    + line("Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)"),
     "no-init": line("Run /sbin/init as init process")
     + line(
         "Kernel panic - not syncing: No working init found.  Try passing init= option to kernel."
@@ -222,6 +224,8 @@ CAUSES = {
     "asserts": "assertion",
     "library": "null",
     "smashed": "stack-smashed",
+    "freed": "heap-damaged",
+    "memory": "no-memory",
     "unsupported": "executable-memory",
     "enosys": "kernel-option",
     "kernel-null": "kernel-null",
