@@ -117,6 +117,31 @@ def owner_of(file: str, home: Path) -> str:
     return "application" if own else "application: start files"
 
 
+@dataclass(frozen=True)
+class Place:
+    """What a file has of a section of a partial link."""
+
+    section: str
+    offset: int
+    size: int
+    """Bytes, as is the offset."""
+    file: str
+    """An object, or an archive and in parentheses its member."""
+
+    @property
+    def archive(self) -> str:
+        """Name of the archive's file; empty for an object of its own."""
+        member = _MEMBER.match(self.file)
+        return "" if member is None else Path(member["archive"]).name
+
+
+def placed(text: str) -> Iterator[Place]:
+    """Return what ld's map of a partial link tells, in its order."""
+    for found in _PLACE.finditer(text):
+        offset, size = int(found["offset"], 16), int(found["size"], 16)
+        yield Place(found["section"], offset, size, found["file"])
+
+
 def linked(
     text: str, sections: Iterable[Content], owner: Callable[[Content, str], str]
 ) -> Iterator[Piece]:
@@ -127,14 +152,13 @@ def linked(
     :param owner: tells whose a section of a file is.
     """
     by_name = {one.name: one for one in sections}
-    for found in _PLACE.finditer(text):
-        whole = by_name.get(found["section"])
-        offset, size = int(found["offset"], 16), int(found["size"], 16)
-        if whole is None or not size or offset + size > whole.size:
+    for one in placed(text):
+        whole = by_name.get(one.section)
+        end = one.offset + one.size
+        if whole is None or not one.size or end > whole.size:
             continue
-        data = whole.data[offset : offset + size]
-        content = replace(whole, size=size, data=data)
-        yield Piece(owner(whole, found["file"]), found["file"], content)
+        content = replace(whole, size=one.size, data=whole.data[one.offset : end])
+        yield Piece(owner(whole, one.file), one.file, content)
 
 
 # --- The kernel ---------------------------------------------------------------------------------

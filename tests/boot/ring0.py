@@ -108,11 +108,15 @@ def archive(
     *,
     zero: Mapping[str, str] | None = None,
 ) -> None:
-    """Make objects and the C library the archive that a kernel links; app.o is what is in it."""
+    """Make objects and the C library the archive that a kernel links.
+
+    app.o is what is in it, app.map what each file has of that.
+    """
     app = folder / "app.o"
     link_application(
         objects,
         app,
+        link_map=folder / "app.map",
         before=library.before,
         libraries=library.libraries,
         after=library.after,

@@ -14,11 +14,10 @@ import pytest
 from rich.console import Console
 
 from tests.unit.guests import assemble
-from ukl_build.elf.functions import Function, functions
+from ukl_build.elf.functions import Function, Functions, functions
 from ukl_build.errors import UklError
 from ukl_build.image import Init
 from ukl_build.measure import calltree, flame, profiler, symbols
-from ukl_build.measure.calltree import Functions
 from ukl_build.measure.counts import Announced
 from ukl_build.measure.guest import build_plugin, counting
 from ukl_build.run.machine import Machine

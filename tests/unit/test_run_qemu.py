@@ -7,7 +7,17 @@ from pathlib import Path
 
 from ukl_build.image import App, Image, Init, Protocol
 from ukl_build.run.qemu import Wiring, argv
-from ukl_build.run.vm import Accel, Drive, Folder, Forward, Vm, from_image, guarded
+from ukl_build.run.vm import (
+    GUARD_PARAMETERS,
+    REPORT_PARAMETERS,
+    Accel,
+    Drive,
+    Folder,
+    Forward,
+    Vm,
+    from_image,
+    guarded,
+)
 
 WIRING = Wiring.inherited((5, 6, 7), Path("/logs/console.log"))
 
@@ -39,6 +49,7 @@ def test_an_image_becomes_a_machine() -> None:
 
 
 def test_what_ukl_run_relies_on_is_added_once() -> None:
+    assert guarded((), GUARD_PARAMETERS | REPORT_PARAMETERS)[-1] == "print-fatal-signals=1"
     assert guarded(()) == ("console=ttyS0", "panic=-1", "no_timer_check")
     given = ("panic=5", "console=hvc0", "no_timer_check")
     assert guarded(given) == given

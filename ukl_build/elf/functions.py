@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from elftools.common.exceptions import ELFError
@@ -23,6 +24,30 @@ class Function:
     end: int
     """Behind its last byte."""
     name: str
+    section: str = field(default="", compare=False)
+    """Where it is; in an object that is to be linked, addresses count from its begin."""
+
+
+class Functions:
+    """Which function is at an address."""
+
+    def __init__(self, found: Sequence[Function]) -> None:
+        """Take them in any order; of several at one address the first is meant."""
+        first = {one.address: one for one in reversed(found)}
+        self._starts = sorted(first)
+        self._found = [first[address] for address in self._starts]
+
+    def around(self, address: int) -> Function | None:
+        """Return the function around an address."""
+        number = bisect_right(self._starts, address) - 1
+        if number >= 0 and address < self._found[number].end:
+            return self._found[number]
+        return None
+
+    def at(self, address: int) -> str:
+        """Return the name of the function around an address, or else the page it is in."""
+        found = self.around(address)
+        return found.name if found else f"{address & ~0xFFF:#x}"
 
 
 def functions(path: Path, *, prefix: str = "") -> Iterator[Function]:
@@ -45,24 +70,27 @@ def functions(path: Path, *, prefix: str = "") -> Iterator[Function]:
             hint="it may be cut short; remove it and build again",
         ) from error
     seen: dict[str, set[str]] = {}
-    for _, _, name, own in rows:
+    for _, _, name, own, _ in rows:
         if own:
             seen.setdefault(name, set()).add(own)
     starts = sorted({row[0] for row in rows})
     following = dict(zip(starts, [*starts[1:], starts[-1] + 1 if starts else 0], strict=True))
-    for address, size, name, own in rows:
+    for address, size, name, own, section in rows:
         several = own and len(seen[name]) > 1
         shown = f"{prefix}{name} ({own})" if several else f"{prefix}{name}"
-        yield Function(address, address + size if size else following[address], shown)
+        yield Function(address, address + size if size else following[address], shown, section)
 
 
-def _rows(elf: ELFFile) -> list[tuple[int, int, str, str]]:
-    """Return address, size and name of each function, and the file of a local one; by address."""
+def _rows(elf: ELFFile) -> list[tuple[int, int, str, str, str]]:
+    """Return address, size, name of each function, the file of a local one, and the section.
+
+    They come by address.
+    """
     table = elf.get_section_by_name(".symtab")
     if table is None:
         raise ValueError("it has no symbol table")
     code = {
-        number
+        number: one.name
         for number, one in enumerate(elf.iter_sections())
         if one["sh_flags"] & abi.SHF.SHF_EXECINSTR
     }
@@ -76,7 +104,8 @@ def _rows(elf: ELFFile) -> list[tuple[int, int, str, str]]:
         elif (
             st_shndx in code and kind in (abi.STT_FUNC, abi.STT_NOTYPE, abi.STT_GNU_IFUNC) and name
         ):
-            found.append((st_value, st_size, name, file if bind == abi.STB_LOCAL else ""))
+            own = file if bind == abi.STB_LOCAL else ""
+            found.append((st_value, st_size, name, own, code[st_shndx]))
     # A function before a label, a name that others see before one of its own file.
     found.sort(key=lambda row: (row[0], -row[1], bool(row[3])))
     return found

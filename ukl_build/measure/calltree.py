@@ -7,12 +7,11 @@
 from __future__ import annotations
 
 import struct
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ukl_build.elf.functions import Function
+from ukl_build.elf.functions import Functions
 from ukl_build.errors import UklError
 from ukl_build.measure.counts import Announced
 
@@ -26,23 +25,6 @@ _NODES = 1 << 18
 
 Stack = tuple[str, ...]
 """Names of functions, the outermost first."""
-
-
-class Functions:
-    """Which function is at an address."""
-
-    def __init__(self, found: Sequence[Function]) -> None:
-        """Take them in any order; of several at one address the first is meant."""
-        first = {one.address: one for one in reversed(found)}
-        self._starts = sorted(first)
-        self._found = [first[address] for address in self._starts]
-
-    def at(self, address: int) -> str:
-        """Return the name of the function around an address, or else the page it is in."""
-        number = bisect_right(self._starts, address) - 1
-        if number >= 0 and address < self._found[number].end:
-            return self._found[number].name
-        return f"{address & ~0xFFF:#x}"
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ukl_build import files
-from ukl_build.elf.functions import Function, functions
+from ukl_build.elf.functions import Function, Functions, functions
 from ukl_build.elf.names import PREFIX
 from ukl_build.errors import reported
 from ukl_build.image import IMAGE_FILE, Image, load
@@ -99,7 +99,7 @@ def say(text: str) -> None:
     print(f"profile: {text}", file=sys.stderr, flush=True)
 
 
-def known(image: Image, layout: Layout) -> tuple[calltree.Functions, symbols.Names]:
+def known(image: Image, layout: Layout) -> tuple[Functions, symbols.Names]:
     """Return the functions of an image, and their layers.
 
     :raise UklError: ``elf-format``, ``manifest-invalid``, ``tool-missing`` or ``tool-failed``.
@@ -114,7 +114,7 @@ def known(image: Image, layout: Layout) -> tuple[calltree.Functions, symbols.Nam
         archives = libc.parts(libc.read(layout.libc)).libraries
         library = frozenset().union(*map(symbols.library_names, archives))
     names = symbols.Names(symbols.kernel_names(layout.linux), library)
-    return calltree.Functions(found), names
+    return Functions(found), names
 
 
 def look(folder: Path, name: str, bench: Bench, programs: guest.Programs, *, pti: bool) -> Seen:

@@ -21,9 +21,17 @@ from ukl_build.image import IMAGE_FILE, Image, Init, load
 from ukl_build.run import accel, attach, attend, prepare, qemu, records
 from ukl_build.run.attend import Asked, talk
 from ukl_build.run.control import Server
+from ukl_build.run.crash.report import explained
 from ukl_build.run.machine import Machine
 from ukl_build.run.outcome import Outcome
-from ukl_build.run.vm import Accel, Forward, Vm, from_image
+from ukl_build.run.vm import (
+    GUARD_PARAMETERS,
+    REPORT_PARAMETERS,
+    Accel,
+    Forward,
+    Vm,
+    from_image,
+)
 
 Ready = Callable[[records.Held], None]
 
@@ -72,7 +80,7 @@ def _plan(options: argparse.Namespace, scratch: Path) -> _Plan:
     forwards: list[Forward] = options.forwards
     if options.smoke and image.smoke and not attend.is_forwarded(forwards, image.smoke):
         forwards = [*forwards, Forward(0, image.smoke.port)]
-    vm = from_image(image, folder.resolve())
+    vm = from_image(image, folder.resolve(), GUARD_PARAMETERS | REPORT_PARAMETERS)
     # A smoke test starts with empty disks, and leaves alone what others have written.
     state = scratch if options.smoke else user_state_path("ukl-build")
     found = attach.attached(
@@ -207,7 +215,8 @@ class _Session:
             f"starting {held.record.name} under {how}, {plan.verdict.why}; console log: {console}"
         )
         talk.debug("QEMU: %s", shlex.join(qemu.argv(full, qemu.TERMINAL)))
-        with Machine(full, console=console) as machine:
+        machine = Machine(full, console=console)
+        with explained(machine, plan.image, plan.folder), machine:
             run = attend.Run(machine, plan.image, options.timeout, server)
             try:
                 shown = options.smoke or options.detach or options.json

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -94,25 +95,36 @@ GUARD_PARAMETERS = {
 }
 """Kernel parameters that ukl-run relies on; added unless the command line has them already."""
 
+REPORT_PARAMETERS = {
+    # Of a process that is killed for a fault the kernel otherwise prints two addresses.  Until then
+    # nothing is executed for it.
+    "print-fatal-signals": "print-fatal-signals=1",
+}
+"""Kernel parameters for the report of a crash, likewise.  Not for experiments: a test in which
+hundreds of processes are killed on purpose has no use for their registers."""
 
-def guarded(cmdline: tuple[str, ...]) -> tuple[str, ...]:
+
+def guarded(
+    cmdline: tuple[str, ...], parameters: Mapping[str, str] = GUARD_PARAMETERS
+) -> tuple[str, ...]:
     """Return a command line with what ukl-run relies on in front of ``--``."""
     end = cmdline.index("--") if "--" in cmdline else len(cmdline)
     names = {word.partition("=")[0] for word in cmdline[:end]}
-    added = tuple(word for name, word in GUARD_PARAMETERS.items() if name not in names)
+    added = tuple(word for name, word in parameters.items() if name not in names)
     return added + cmdline
 
 
-def from_image(image: Image, folder: Path) -> Vm:
+def from_image(image: Image, folder: Path, parameters: Mapping[str, str] = GUARD_PARAMETERS) -> Vm:
     """Return the machine that an image asks for, without its disks and folders.
 
     :param folder: where its image.json is.
+    :param parameters: of the kernel, by their names, in addition to the image's.
     """
     return Vm(
         name=image.label,
         kernel=folder / image.kernel,
         initrd=None if image.initrd is None else folder / image.initrd,
-        cmdline=guarded(image.cmdline),
+        cmdline=guarded(image.cmdline, parameters),
         memory_mib=image.memory_mib,
         cpus=image.cpus,
         init=image.init,
