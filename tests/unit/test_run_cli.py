@@ -119,8 +119,14 @@ def test_an_error_is_told_as_json(place: Place) -> None:
     assert "error[image-missing]" in err
     place.image("panic", name="bad")
     code, out, _ = place.run("--qemu", "bad", "--json")
-    assert json.loads(out)["ended"] | {"ended_s": 0} == {
-        **{"schema": 1, "status": 240, "text": "the guest's kernel panicked", "kind": "panic"},
+    assert json.loads(out)["ended"] | {"ended_s": 0, "crash": {}} == {
+        **{
+            "schema": 1,
+            "crash": {},
+            "status": 240,
+            "text": "the guest's kernel panicked",
+            "kind": "panic",
+        },
         **{"error": "guest-panic", "ended_s": 0},
     }
 

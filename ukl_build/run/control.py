@@ -145,14 +145,15 @@ def _address(path: Path) -> Iterator[str]:
 class Client:
     """A connection to a running ukl-run."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, answer_s: float = ANSWER_S) -> None:
         """Connect.
 
+        :param answer_s: seconds for each answer.
         :raise UklError: ``machine-silent``.
         """
         self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(ANSWER_S)
+        self._socket.settimeout(answer_s)
         try:
             with _address(path) as address:
                 self._socket.connect(address)

@@ -259,13 +259,17 @@ STOP = Command(
 )
 
 
+QUICK_S = 2.0
+"""Seconds for an answer of one that is to be killed anyway."""
+
+
 def end_at_once(entry: Entry) -> None:
     """End a machine, without asking the guest; its ukl-run is killed if it does not answer.
 
     :raise OSError: if it cannot be killed.
     """
     try:
-        client = _client(entry)
+        client = control.Client(Path(entry.record.socket), QUICK_S)
         client.ask("stop", by="ukl kill", wait_s=0)
         if _ending(entry, client, control.STOP_S):
             return

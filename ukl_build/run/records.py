@@ -39,6 +39,7 @@ from pydantic import Field
 from ukl_build.errors import UklError
 from ukl_build.image import Protocol
 from ukl_build.model import Model, nearest, parse_json, store_result
+from ukl_build.run.crash.report import Report
 from ukl_build.run.outcome import Kind, Outcome
 from ukl_build.run.vm import Accel
 
@@ -115,9 +116,16 @@ class Ended(Model):
     """Code of the error, if it was one."""
     ended_s: float
     """Seconds since the epoch."""
+    crash: Report | None = None
+    """What is known of it, if something has crashed."""
 
 
-def ended(status: int, outcome: Outcome | None, error: UklError | None = None) -> Ended:
+def ended(
+    status: int,
+    outcome: Outcome | None,
+    error: UklError | None = None,
+    crash: Report | None = None,
+) -> Ended:
     """Return the end of a machine as it is kept.
 
     :param outcome: of the machine; None if none was started.
@@ -130,6 +138,7 @@ def ended(status: int, outcome: Outcome | None, error: UklError | None = None) -
         kind=outcome.kind if outcome else None,
         error=error.code if error else "",
         ended_s=time.time(),
+        crash=crash,
     )
 
 

@@ -21,7 +21,7 @@ from ukl_build.image import IMAGE_FILE, Image, Init, load
 from ukl_build.run import accel, attach, attend, prepare, qemu, records
 from ukl_build.run.attend import Asked, talk
 from ukl_build.run.control import Server
-from ukl_build.run.crash.report import explained
+from ukl_build.run.crash.report import Report, explained
 from ukl_build.run.machine import Machine
 from ukl_build.run.outcome import Outcome
 from ukl_build.run.vm import (
@@ -182,6 +182,7 @@ class _Session:
         self.server: Server | None = None
         self.outcome: Outcome | None = None
         """How the last machine ended; None before there was one."""
+        self.crash: Report | None = None
 
     def run(self) -> int:
         """Run all boots; return the exit status of the last."""
@@ -216,7 +217,7 @@ class _Session:
         )
         talk.debug("QEMU: %s", shlex.join(qemu.argv(full, qemu.TERMINAL)))
         machine = Machine(full, console=console)
-        with explained(machine, plan.image, plan.folder), machine:
+        with explained(machine, plan.image, plan.folder, self._crashed), machine:
             run = attend.Run(machine, plan.image, options.timeout, server)
             try:
                 shown = options.smoke or options.detach or options.json
@@ -240,6 +241,9 @@ class _Session:
             finally:
                 self.outcome = machine.outcome
 
+    def _crashed(self, report: Report) -> None:
+        self.crash = report
+
     def _place(self, data: bytes) -> Path:
         path = self.scratch / "run.cpio"
         path.write_bytes(data)
@@ -247,7 +251,7 @@ class _Session:
 
     def end(self, status: int, error: UklError | None = None) -> None:
         """Keep how it ended, if anything ran, and tell it to scripts."""
-        how = records.ended(status, self.outcome, error)
+        how = records.ended(status, self.outcome, error, self.crash)
         record = None
         if self.held is not None:
             record = self.held.record

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import dropwhile
 from pathlib import Path
 from typing import Literal
@@ -289,12 +289,15 @@ def show(report: Report) -> None:
 
 
 @contextlib.contextmanager
-def explained(machine: Machine, image: Image, folder: Path) -> Iterator[None]:
+def explained(
+    machine: Machine, image: Image, folder: Path, keep: Callable[[Report], object]
+) -> Iterator[None]:
     """Run a machine; when it is over, show a report if something has crashed.
 
     What happens to the run stays as it is: a report that cannot be made is a line of its own.
 
     :param folder: where the image.json is.
+    :param keep: is given the report as well.
     """
     try:
         yield
@@ -303,6 +306,7 @@ def explained(machine: Machine, image: Image, folder: Path) -> Iterator[None]:
             try:
                 report = examined(image, folder, machine.console, machine.outcome)
                 if report is not None:
+                    keep(report)
                     show(report)
             except (OSError, UklError) as error:
                 with contextlib.suppress(OSError):
