@@ -7,11 +7,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ukl_build import explain
+from ukl_build import doctor, explain
 from ukl_build.commands import Command
 from ukl_build.errors import reported
 
-COMMANDS: tuple[Command, ...] = (explain.COMMAND,)
+COMMANDS: tuple[Command, ...] = (doctor.COMMAND, explain.COMMAND)
 
 
 def parser() -> argparse.ArgumentParser:
