@@ -230,7 +230,10 @@ def environment(host: Host) -> Finding:
     path = host.project / ".venv" / "stamp"
     if not path.is_file():
         return Finding(State.FAILS, f"{path.parent} is not there, or not whole", host.bootstrap)
-    if path.read_text(encoding="utf-8").strip() != stamp(host):
+    folder, _, rest = path.read_text(encoding="utf-8").strip().partition(" Python ")
+    # It has the folder's name as ./bootstrap was called by, which may be a symbolic link's.
+    same = Path(folder).resolve() == host.project.resolve()
+    if not same or rest != stamp(host).partition(" Python ")[2]:
         return Finding(
             State.WARNING,
             f"{path.parent} was made for another folder, Python or requirements.txt",

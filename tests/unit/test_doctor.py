@@ -197,8 +197,15 @@ def test_a_stale_virtual_environment_is_seen(tmp_path: Path) -> None:
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "stamp").write_text(doctor.stamp(host) + "\n")
     assert doctor.environment(host).state is State.OK
+    (tmp_path / "link").symlink_to(tmp_path)
+    text = doctor.stamp(replace(host, project=tmp_path / "link"))
+    (tmp_path / ".venv" / "stamp").write_text(text + "\n")
+    assert doctor.environment(host).state is State.OK
+    (tmp_path / ".venv" / "stamp").write_text(text.replace("/link", "/other") + "\n")
+    assert doctor.environment(host).state is State.WARNING
     with (tmp_path / "requirements.txt").open("a") as file:
         file.write("more==1\n")
+    (tmp_path / ".venv" / "stamp").write_text(text + "\n")
     assert doctor.environment(host).state is State.WARNING
 
 
