@@ -116,8 +116,8 @@ def said() -> list[tuple[str, str, str]]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "UklError":
                 where = f"{path.relative_to(ROOT)}:{node.lineno}"
-                hints = [literals(word.value) for word in node.keywords if word.arg == "hint"]
-                found.append((where, literals(node.args[1]), *hints))
+                (hint,) = [word.value for word in node.keywords if word.arg == "hint"]
+                found.append((where, literals(node.args[1]), literals(hint)))
     return found
 
 
