@@ -57,8 +57,11 @@ LINK_MIB, JOB_MIB = 512, 150
 """Memory of a build, and of each job in it: objtool took 315 MiB for redis' kernel, a compiler up
 to 128 MiB for a file of the kernel (/usr/bin/time, GCC 12.2); the rest is SCons'."""
 
-PROGRAM_S = 4.0
-"""Seconds after which a program that says its version, or a mirror, counts as one that does not."""
+PROGRAM_S = 30.0
+"""Seconds after which a program counts as one that does not answer: far more than any takes on a
+machine that is busy with other things."""
+MIRROR_S = 4.0
+"""The same for a mirror, whose silence is only a warning."""
 
 RELEASE = "bookworm"
 """Debian's release that has linux-source-6.1."""
@@ -496,7 +499,7 @@ def sources(host: Host) -> Finding:
                 proc.run(
                     [*argv, "download-file", url, f"{folder}/InRelease"],
                     env={**apt.network_env(), **host.env},
-                    timeout=PROGRAM_S,
+                    timeout=MIRROR_S,
                 )
             except UklError as error:
                 return Finding(

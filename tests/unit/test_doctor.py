@@ -411,7 +411,8 @@ def test_a_port_that_is_taken_comes_with_its_holder(project: Project) -> None:
     )
 
 
-def test_places_of_debian_are_asked(tmp_path: Path) -> None:
+def test_places_of_debian_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "MIRROR_S", doctor.PROGRAM_S)
     (tmp_path / "os-release").write_text("ID=debian\nVERSION_CODENAME=bookworm\n")
     (tmp_path / "apt").mkdir()
     assert "names no place" in doctor.sources(Host(etc=tmp_path)).found
