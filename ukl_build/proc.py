@@ -204,7 +204,9 @@ def check_stop() -> None:
     """
     if _stopped.is_set():
         raise UklError(
-            "stopped", "the build was told to stop", hint="the same command goes on with it"
+            "stopped",
+            "the build was told to stop",
+            hint="repeat the command, and it goes on from there",
         )
 
 

@@ -438,6 +438,6 @@ def load_sources(recipes: Path, kind: Kind) -> SourcesRecipe:
         raise UklError(
             "recipe-invalid",
             f"{recipes / kind.value}: its kind is {recipe.kind.value!r}",
-            hint=f'the recipe named {kind.value} has kind = "{kind.value}"',
+            hint=f'write kind = "{kind.value}"',
         )
     return recipe

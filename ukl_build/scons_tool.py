@@ -242,7 +242,7 @@ def read_variables(
             raise UklError(
                 "variable-invalid",
                 f"{name}={value} is not understood",
-                hint=f"it looks like this: {variable.example}",
+                hint=f"write it like this: {variable.example}",
             )
         values[name] = value or variable.default
     for kind in (recipe.Kind.LINUX, recipe.Kind.GLIBC):

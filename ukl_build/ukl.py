@@ -7,12 +7,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ukl_build import explain
+from ukl_build import doctor, explain
 from ukl_build.commands import Command
 from ukl_build.errors import reported
 from ukl_build.run import lifecycle
 
-COMMANDS: tuple[Command, ...] = (*lifecycle.COMMANDS, explain.COMMAND)
+COMMANDS: tuple[Command, ...] = (*lifecycle.COMMANDS, doctor.COMMAND, explain.COMMAND)
 
 
 def parser() -> argparse.ArgumentParser:

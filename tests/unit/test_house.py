@@ -14,7 +14,9 @@ import pytest
 
 from tests.project import ROOT
 from ukl_build import scons_tool
+from ukl_build.elf.rules import RULES
 from ukl_build.errors import CODES
+from ukl_build.run import outcome
 
 PACKAGE = sorted((ROOT / "ukl_build").rglob("*.py"))
 
@@ -91,6 +93,47 @@ def test_every_error_code_is_raised_and_every_one_raised_is_known() -> None:
     assert not unused, f"take them out of errors.CODES: {unused}"
     raised = set(re.findall(r'UklError\(\s*"([a-z-]+)"', text))
     assert raised <= CODES.keys(), f"add them to errors.CODES: {raised - CODES.keys()}"
+
+
+def literals(node: ast.expr) -> str:
+    """Return the text of an expression, with X for whatever is not literal."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=parts):
+            return "".join(literals(part) for part in parts)
+        case ast.BinOp(left=left, right=right):
+            return literals(left) + literals(right)
+        case ast.IfExp(body=one, orelse=other):
+            return f"{literals(one)}; {literals(other)}"
+    return "X"
+
+
+def said() -> list[tuple[str, str, str]]:
+    """Return the place, message and hint of each error that is made."""
+    found = []
+    for path in [*PACKAGE, *sorted((ROOT / "guest").rglob("*.py"))]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "UklError":
+                where = f"{path.relative_to(ROOT)}:{node.lineno}"
+                (hint,) = [word.value for word in node.keywords if word.arg == "hint"]
+                found.append((where, literals(node.args[1]), literals(hint)))
+    return found
+
+
+def test_errors_are_one_sentence_of_what_happened_and_one_of_what_to_do() -> None:
+    errors = said()
+    assert len(errors) > 100, "they are made in another way now: look for that"
+    hints = [(f"Kind.{kind}", hint) for kind, hint in outcome._HINTS.items()]
+    hints += [(f"RULES[{name}]", rule.do) for name, rule in RULES.items()]
+    texts = [(where, text) for where, *both in errors for text in both]
+    for where, text in [*texts, *hints, *((code, CODES[code][1][:-1]) for code in CODES)]:
+        assert text.strip() and "\n" not in text, where
+        assert not text.endswith((".", "!", ":", " ")), f"{where}: no full stop: {text}"
+        assert not re.search(r"[a-z)]\. [A-Z]", text), f"{where}: two sentences: {text}"
+    for where, text in [*((where, hint) for where, _, hint in errors), *hints]:
+        # What is so belongs to the message, or behind what to do.
+        assert not re.match(r"(the|it|this|there) ", text), f"{where}: say what to do: {text}"
 
 
 def test_every_file_of_code_says_its_licence() -> None:

@@ -167,6 +167,7 @@ def test_a_taken_port_is_an_error(place: Place) -> None:
         code, _, err = place.run("--qemu", "app", "-p", f"{port}:80")
     assert code == 3
     assert f"error[port-taken]: the host's port 127.0.0.1:{port}/tcp" in err
+    assert f"process {os.getpid()} (" in err
 
 
 def test_a_taken_port_for_gdb_is_an_error(place: Place) -> None:

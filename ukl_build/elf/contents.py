@@ -80,5 +80,5 @@ def _unreadable(path: Path, error: Exception) -> UklError:
     return UklError(
         "elf-format",
         f"{path} cannot be read: {error}",
-        hint="it may be cut short; remove it and build again",
+        hint="remove it and build again: it may be cut short",
     )

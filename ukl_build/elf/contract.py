@@ -49,7 +49,7 @@ def check_archive_member(path: Path, tables: Tables) -> None:
         raise UklError(
             "elf-contract",
             f"{path.name} is not what the kernel's linker script expects",
-            hint="this is a defect of ukl-build: report it with the application's app.o",
+            hint="report it with the application's app.o: this is a defect of ukl-build",
             detail="\n".join(problems[:25]),
         )
 

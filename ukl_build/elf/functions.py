@@ -67,7 +67,7 @@ def functions(path: Path, *, prefix: str = "") -> Iterator[Function]:
         raise UklError(
             "elf-format",
             f"{path} cannot be read: {error}",
-            hint="it may be cut short; remove it and build again",
+            hint="remove it and build again: it may be cut short",
         ) from error
     seen: dict[str, set[str]] = {}
     for _, _, name, own, _ in rows:

@@ -76,7 +76,7 @@ def needed_modules(path: Path) -> tuple[str, ...]:
         raise UklError(
             "elf-format",
             f"{path} is no kernel module: {error}",
-            hint="the package is damaged, or of a kernel that packs its modules",
+            hint="fetch the package again, or take that of a kernel that does not pack its modules",
         ) from error
     names = [text.removeprefix(b"depends=") for text in texts if text.startswith(b"depends=")]
     return tuple(name.decode() for text in names for name in text.split(b",") if name)

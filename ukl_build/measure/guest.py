@@ -198,7 +198,8 @@ def to_its_end(vm: Vm, scratch: Path, **over: Any) -> list[str]:
             raise UklError(
                 "measure-failed",
                 f"{vm.name}: not all that is to be counted was done: {outcome}",
-                hint=f"read the console log {it.console}",
+                # The log is a scratch file, and gone when this is read.
+                hint=f"read its last lines above; `tools/ukl-run --qemu {vm.name}` keeps a log",
                 detail=proc.tail(it.console),
             )
     return lines

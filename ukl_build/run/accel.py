@@ -26,6 +26,9 @@ from ukl_build.run.vm import Accel, Drive, Vm
 
 DEVICE = Path("/dev/kvm")
 
+VERDICT = "kvm.json"
+"""File in the state folder with what the probe found, for as long as this boot lasts."""
+
 PROBE_S = 10.0
 """Seconds for the probe's guest; it takes 0.3 s where KVM works."""
 
@@ -58,9 +61,13 @@ class Verdict:
     why: str
 
 
-def _cpu_flags(cpuinfo: str) -> set[str]:
+def virtualisation(cpuinfo: str) -> set[str]:
+    """Return which of vmx (Intel's) and svm (AMD's) the processor shows.
+
+    :param cpuinfo: content of /proc/cpuinfo.
+    """
     found = re.search(r"^flags\s*:\s*(.*)$", cpuinfo, re.MULTILINE)
-    return set(found.group(1).split()) if found else set()
+    return {"vmx", "svm"}.intersection(found.group(1).split() if found else ())
 
 
 def unusable(device: Path, cpuinfo: str) -> str | None:
@@ -69,7 +76,7 @@ def unusable(device: Path, cpuinfo: str) -> str | None:
         return f"there is no {device}"
     if not os.access(device, os.R_OK | os.W_OK):
         return f"{device} may not be opened by this user"
-    if not _cpu_flags(cpuinfo) & {"vmx", "svm"}:
+    if not virtualisation(cpuinfo):
         return "the processor shows neither vmx nor svm"
     return None
 
@@ -120,7 +127,7 @@ def choose(
         return Verdict(Accel.TCG, "asked for")
     why = unusable(device, cpuinfo)
     if why is None:
-        why = _cached_probe(state / "kvm.json", boot_id)
+        why = _cached_probe(state / VERDICT, boot_id)
     if why is None:
         return Verdict(Accel.KVM, "works here")
     if asked == Accel.KVM:

@@ -109,7 +109,7 @@ def check(path: Path) -> int:
         raise UklError(
             "disk-invalid",
             f"{path} has {size} bytes, its file system {needed}: the end of it is missing",
-            hint="the copy was cut off; copy it again from where it came, with cp --sparse=always",
+            hint="copy it again from where it came, with cp --sparse=always: this copy was cut off",
         )
     return size
 

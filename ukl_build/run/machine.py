@@ -36,7 +36,7 @@ from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError, Runstate
 from ukl_build import proc
 from ukl_build.errors import UklError
 from ukl_build.image import Init, Protocol
-from ukl_build.run import lifeline, qemu
+from ukl_build.run import lifeline, ports, qemu
 from ukl_build.run.execute import SESSIONS, Relay
 from ukl_build.run.outcome import GuestError, Kind, Outcome, Record, classify
 from ukl_build.run.vm import Forward, Vm
@@ -366,22 +366,14 @@ class Machine:
         """Look for taken ports first; QEMU would only say that it could not set up a rule."""
         gdb = () if self.vm.gdb is None else (Forward(self.vm.gdb, 0),)
         for forward in (*self.vm.forwards, *gdb):
-            kind = socket.SOCK_STREAM if forward.proto is Protocol.TCP else socket.SOCK_DGRAM
-            with socket.socket(socket.AF_INET, kind) as probe:
-                if forward.proto is Protocol.TCP:
-                    # As QEMU does: connections of an earlier run may still be in TIME_WAIT.
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((forward.address, forward.host))
-                    if forward.proto is Protocol.TCP:
-                        probe.listen()
-                except OSError as error:
-                    where = f"{forward.address}:{forward.host}/{forward.proto}"
-                    raise UklError(
-                        "port-taken",
-                        f"the host's port {where} cannot be listened on: {error.strerror}",
-                        hint="choose another one, or 0 for any free one",
-                    ) from error
+            why = ports.refusal(forward.host, forward.proto, forward.address)
+            if why is not None:
+                where = f"{forward.address}:{forward.host}/{forward.proto}"
+                raise UklError(
+                    "port-taken",
+                    f"the host's port {where} cannot be listened on: {why}",
+                    hint="choose another one, or 0 for any free one",
+                )
 
     @property
     def pid(self) -> int:

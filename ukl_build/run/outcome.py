@@ -67,13 +67,13 @@ _CODES = {
 }
 
 _HINTS = {
-    Kind.NOT_STARTED: "the guest's init says on the console what it could not do",
-    Kind.PANIC: "the console shows the reason and the call trace",
+    Kind.NOT_STARTED: "read on the console what the guest's init could not do",
+    Kind.PANIC: "read the reason and the call trace on the console",
     Kind.HANG: "give it more time with --timeout, or look at the console for what it waits for",
-    Kind.RESET: "the console's last lines were written shortly before; a triple fault leaves none",
-    Kind.NO_STATUS: "only our init, or a kernel that reports it, makes an exit status known",
-    Kind.STOPPED: "it was asked to stop and did not in time",
-    Kind.QEMU_FAILED: "QEMU's own words are above",
+    Kind.RESET: "read the console's last lines, from shortly before; a triple fault leaves none",
+    Kind.NO_STATUS: "use our init (init=ring3), which reports how the application ended",
+    Kind.STOPPED: "read on the console what it waited for",
+    Kind.QEMU_FAILED: "read QEMU's own words above; `ukl doctor` tries what it can",
 }
 
 

@@ -296,7 +296,7 @@ def _modules(kernel: Path, release: str) -> dict[str, Path]:
             raise UklError(
                 "source-missing",
                 f"the kernel {release} has no driver {name}, {why}",
-                hint="it may pack its modules; another kernel of Debian 12 is known to work",
+                hint="take another kernel of Debian 12: this one may pack its modules",
             )
         place = f"/{path.relative_to(kernel)}"
         if place in order:
