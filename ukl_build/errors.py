@@ -13,6 +13,8 @@ The exit status tells whose fault it is, as :class:`Fault` lists.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable
 from enum import IntEnum
@@ -150,7 +152,14 @@ def reported(work: Callable[[], int]) -> int:
     through.
     """
     try:
-        return work()
+        status = work()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Who read standard output has gone (| head): as a program that SIGPIPE ends.  What is still
+        # held back must not be an error at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + signal.SIGPIPE
     except UklError as error:
         shown = error
     except OSError as error:

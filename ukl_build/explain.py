@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from ukl_build.commands import Command
+from ukl_build.completion import completed
 from ukl_build.errors import CODES, Fault, UklError
 from ukl_build.model import nearest
 
@@ -38,12 +39,13 @@ def sections(text: str) -> dict[str, str]:
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    code = parser.add_argument(
         "code",
         nargs="?",
         metavar="CODE",
         help="what stands in brackets; without it, all are listed",
     )
+    completed(code, lambda: CODES)
 
 
 def _run(options: argparse.Namespace) -> int:

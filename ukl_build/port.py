@@ -23,6 +23,7 @@ from typing import Literal, get_args
 
 from ukl_build import apt, files, image, licence, packages, proc, toolchain
 from ukl_build.cache import Cache
+from ukl_build.completion import parse
 from ukl_build.elf.names import PROVIDED, UNPREFIXED, load_tables
 from ukl_build.elf.reader import parse_object
 from ukl_build.elf.rules import Severity
@@ -649,7 +650,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     given = list(sys.argv[1:] if argv is None else argv)
     end = given.index("--") if "--" in given else len(given)
-    options = parser().parse_args(given[:end])
+    options = parse(parser(), given[:end])
     words = given[end + 1 :] or ["make"]
     return reported(
         lambda: run(options, words, lambda text: print(f"ukl-port: {text}", file=sys.stderr))

@@ -7,12 +7,19 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ukl_build import doctor, explain
+from ukl_build import doctor, explain, manual
 from ukl_build.commands import Command
+from ukl_build.completion import parse
 from ukl_build.errors import reported
 from ukl_build.run import lifecycle
 
-COMMANDS: tuple[Command, ...] = (*lifecycle.COMMANDS, doctor.COMMAND, explain.COMMAND)
+COMMANDS: tuple[Command, ...] = (
+    *lifecycle.COMMANDS,
+    doctor.COMMAND,
+    explain.COMMAND,
+    manual.MAN,
+    manual.COMPLETION,
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    options = parser().parse_args(argv)
+    options = parse(parser(), argv)
     return reported(lambda: options.command.run(options))
 
 

@@ -7,6 +7,7 @@ modules that raise them.
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 import threading
@@ -15,16 +16,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.boot import test_exec as booted_exec
 from tests.boot import test_ukl_run as booted
 from tests.elf.conftest import KERNEL_FLAGS, START, tool
 from tests.project import FAKE_LINUX, ROOT, SERIES_PATCH
 from tests.unit import (
     test_measure,
     test_recorder,
-    test_run_cli,
+    test_run_execute,
     test_run_machine,
     test_sources,
 )
+from tests.unit.place import Place, exited
+from tests.unit.test_run_lifecycle import described
 from ukl_build import (
     apt,
     dotconfig,
@@ -47,9 +51,10 @@ from ukl_build.image import Init, SmokeRun
 from ukl_build.lint import cli as lint_cli
 from ukl_build.measure import cli as measure_cli
 from ukl_build.measure import counts, report
-from ukl_build.run import accel, cli, disk
-from ukl_build.run.machine import Machine
+from ukl_build.run import accel, cli, control, disk, execute, session
+from ukl_build.run.machine import Machine, busy
 from ukl_build.run.outcome import GuestError, Record, classify
+from ukl_build.run.records import Store
 from ukl_build.run.vm import Drive, Forward
 from ukl_build.stages import archive, kconfig, lint, linux, native, sources, userspace
 from ukl_build.ukl import parser
@@ -114,13 +119,13 @@ def _(at: Path) -> None:
 
 @trigger("run-invalid")
 def _(at: Path) -> None:
-    folder = test_run_cli.Place(at).image("power_off")
-    cli.run(cli.parser().parse_args(["--qemu", str(folder), "--smoke"]))
+    folder = Place(at).image("power_off")
+    run("--qemu", str(folder), "--smoke")
 
 
 @trigger("image-missing")
 def _(at: Path) -> None:
-    cli.run(cli.parser().parse_args(["--qemu", str(at / "nothing")]))
+    run("--qemu", str(at / "nothing"))
 
 
 @trigger("userspace-invalid")
@@ -490,11 +495,115 @@ def _(at: Path) -> None:
 
 @trigger("guest-wrong-answer")
 def _(at: Path) -> None:
-    text = test_run_cli.exited(0)
+    text = exited(0)
     wanted = (SmokeRun(expect=("never said",)),)
-    folder = test_run_cli.Place(at).image("power_off", text, smoke_runs=wanted)
-    log = str(at / "console.log")
-    cli.run(cli.parser().parse_args(["--qemu", str(folder), "--smoke", "--log-file", log]))
+    folder = Place(at).image("power_off", text, smoke_runs=wanted)
+    run("--qemu", str(folder), "--smoke")
+
+
+# --- Machines -----------------------------------------------------------------------------------
+
+
+@trigger("machine-unknown")
+def _(at: Path) -> None:
+    Store(at, at).find("nobody")
+
+
+@trigger("machine-ambiguous")
+def _(at: Path) -> None:
+    store = Store(at / "machines", at)
+    held = [store.create(described()) for _ in range(2)]
+    try:
+        store.find("app")
+    finally:
+        for one in held:
+            one.close()
+
+
+@trigger("machine-exists")
+def _(at: Path) -> None:
+    store = Store(at / "machines", at)
+    store.create(described(), "mine").close()
+    store.create(described(), "mine")
+
+
+@trigger("machine-runs")
+def _(at: Path) -> None:
+    held = Store.default().create(described())
+    server = control.Server(Path(held.record.socket))
+    try:
+        command("wait", "--timeout", "0.1", held.record.name)
+    finally:
+        server.close()
+        held.close()
+
+
+@trigger("machine-silent")
+def _(at: Path) -> None:
+    control.Client(at / "app-1.sock")
+
+
+@trigger("machine-refused")
+def _(at: Path) -> None:
+    at.chmod(0o700)
+    server = control.Server(at / "app-1.sock")
+    try:
+        control.Client(server.path).ask("nonsense")
+    finally:
+        server.close()
+
+
+@trigger("record-invalid")
+def _(at: Path) -> None:
+    store = Store(at / "machines", at)
+    store.create(described()).close()
+    (store.folder / "app-1" / "machine.json").write_text("{}")
+    store.all()
+
+
+@trigger("runtime-unsafe")
+def _(at: Path) -> None:
+    at.chmod(0o755)
+    control.Server(at / "app-1.sock")
+
+
+@trigger("exec-unsupported")
+def _(at: Path) -> None:
+    with test_run_machine.machine(at, "halt") as it:
+        it.start()
+        it.can_execute()
+
+
+@trigger("exec-busy")
+def _(at: Path) -> None:
+    # Of a guest with our init: this test has one.
+    assert callable(booted_exec.test_there_is_a_limit_of_programs)
+    raise busy("app")
+
+
+@trigger("exec-failed")
+def _(at: Path) -> None:
+    with test_run_execute.channel(test_run_execute.over(2, errno.ENOENT, "exec")) as one:
+        execute.run(one, ["/nowhere"], stdin=False, terminal=False)
+
+
+@trigger("exec-lost")
+def _(at: Path) -> None:
+    with test_run_execute.channel() as one:
+        execute.run(one, ["/bin/sh"], stdin=False, terminal=False)
+
+
+def run(*words: str) -> None:
+    """Run ukl-run, whose errors come through."""
+    options = cli.parser().parse_args(words)
+    options.argv = words
+    session.run(options)
+
+
+def command(*words: str) -> None:
+    """Run a command of ukl, whose errors come through."""
+    options = parser().parse_args(words)
+    options.command.run(options)
 
 
 # --- Measuring ----------------------------------------------------------------------------------
@@ -523,6 +632,8 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Have the other tests know nothing of a stop, and the user's state folder nothing of these."""
     monkeypatch.setattr(proc, "_stopped", threading.Event())
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "runtime").mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
 
 
 def test_there_is_a_trigger_for_every_code() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from ukl_build.completion import parse
 from ukl_build.elf.names import PROVIDED, UNPREFIXED, load_tables
 from ukl_build.elf.rules import Severity
 from ukl_build.errors import Fault, UklError, reported
@@ -90,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    options = parser().parse_args(argv)
+    options = parse(parser(), argv)
     return reported(lambda: run(options))
 
 

@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ukl_build.completion import completed, parse
 from ukl_build.errors import Fault, reported
 from ukl_build.image import Protocol
-from ukl_build.run import attach, background, overview, records
+from ukl_build.run import attach, background, overview, prepare, records
 from ukl_build.run.attend import Asked, talk
 from ukl_build.run.outcome import EXIT_STATUS, Kind
 from ukl_build.run.session import Ready, run
@@ -147,11 +148,16 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
 
-    def add(group: argparse._ArgumentGroup, *names: str, **what: Any) -> None:
-        group.add_argument(*names, **what)
+    def add(group: argparse._ArgumentGroup, *names: str, **what: Any) -> argparse.Action:
+        return group.add_argument(*names, **what)
 
     what = made.add_argument_group("what runs (without --qemu: list what can)")
-    add(what, "--qemu", metavar="APP|IMAGE|DIR", help="of build/, or an image's file or folder")
+    image = add(
+        *(what, "--qemu"),
+        metavar="APP|IMAGE|DIR",
+        help="of build/, or an image's file or folder",
+    )
+    completed(image, prepare.short_names)
     add(what, "args", nargs="*", metavar="ARGS", help="the application's arguments, behind --")
     add(
         *(what, "-e"),
@@ -239,7 +245,7 @@ def _work(options: argparse.Namespace, ready: Ready = lambda _: None) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     words = list(sys.argv[1:] if argv is None else argv)
-    options = parser().parse_args(words)
+    options = parse(parser(), words)
     options.argv = words
     if options.no_color:
         os.environ["NO_COLOR"] = "1"

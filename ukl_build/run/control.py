@@ -20,7 +20,7 @@ from typing import Any
 
 from qemu.qmp import QMPError
 
-from ukl_build.errors import UklError
+from ukl_build.errors import CODES, UklError
 from ukl_build.run.execute import Channel
 from ukl_build.run.machine import FIRM_S, POLITE_S, ExecuteError, Machine
 from ukl_build.run.records import private
@@ -99,7 +99,9 @@ class Server:
             return {"error": "it is not started yet"}
         try:
             return {"ok": work(self, machine, request)}
-        except (ExecuteError, QMPError, UklError, OSError, ValueError, TypeError) as error:
+        except UklError as error:
+            return {"error": error.message, "code": error.code, "hint": error.hint}
+        except (ExecuteError, QMPError, OSError, ValueError, TypeError) as error:
             return {"error": str(error)}
 
     def _stop(self, machine: Machine, request: dict[str, Any]) -> object:
@@ -182,7 +184,8 @@ class Client:
     def ask(self, do: str, **more: object) -> Any:
         """Ask, and return the answer.
 
-        :raise UklError: ``machine-silent`` if there is none, ``machine-refused`` if it will not.
+        :raise UklError: ``machine-silent`` if there is none, ``machine-refused`` if it will not,
+            or what was raised there.
         """
         try:
             self._stream.write(json.dumps({"do": do, **more}).encode() + b"\n")
@@ -190,6 +193,8 @@ class Client:
             answer = json.loads(self._stream.readline())
         except (OSError, ValueError) as error:
             raise self._silent(error) from error
+        if answer.get("code") in CODES:
+            raise UklError(answer["code"], answer["error"], hint=answer["hint"])
         if "error" in answer:
             raise UklError(
                 "machine-refused",

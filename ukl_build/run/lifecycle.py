@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.table import Table
 
 from ukl_build.commands import Command
+from ukl_build.completion import completed
 from ukl_build.errors import UklError
 from ukl_build.run import attach, control, execute
 from ukl_build.run.attend import Output
@@ -32,17 +33,31 @@ STATS_S = 1.0
 """Seconds between two lines of figures."""
 
 
-def _names(parser: argparse.ArgumentParser, *, least: str = "+") -> None:
-    parser.add_argument(
+def _known(alive: bool | None) -> Callable[[], list[str]]:
+    """Return what names all machines, or those that run."""
+    return lambda: [one.name for one in Store.default().all() if alive in (None, one.alive)]
+
+
+def _names(parser: argparse.ArgumentParser, *, least: str = "+", alive: bool | None = True) -> None:
+    names = parser.add_argument(
         "names",
         nargs=least,
         metavar="NAME",
         help="a machine, or an image of which there is only one",
     )
+    completed(names, _known(alive))
 
 
 def _name(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="a machine, or an image: its last one")
+    name = parser.add_argument("name", metavar="NAME", help="a machine, or an image: its last one")
+    completed(name, _known(None))
+
+
+def _running(parser: argparse.ArgumentParser) -> None:
+    name = parser.add_argument(
+        "name", metavar="NAME", help="a machine, or an image of which one runs"
+    )
+    completed(name, _known(True))
 
 
 def _client(entry: Entry) -> control.Client:
@@ -325,7 +340,7 @@ KILL = Command(
 
 
 def _rm_arguments(parser: argparse.ArgumentParser) -> None:
-    _names(parser, least="*")
+    _names(parser, least="*", alive=None)
     parser.add_argument("-f", "--force", action="store_true", help="end it if it runs")
     parser.add_argument("--ended", action="store_true", help="all that have ended")
 
@@ -494,7 +509,7 @@ def _exec_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="write a copy of a file first",
     )
-    parser.add_argument("name", metavar="NAME", help="a machine, or an image of which one runs")
+    _running(parser)
     parser.add_argument(
         "argv", nargs=argparse.REMAINDER, metavar="PROGRAM [ARG...]", help="what to run there"
     )
@@ -531,7 +546,7 @@ EXEC = Command(
 
 
 def _qmp_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="a machine, or an image of which one runs")
+    _running(parser)
     parser.add_argument("command_name", metavar="COMMAND", help="of QMP, as query-status")
     parser.add_argument(
         "arguments", nargs="?", default="{}", metavar="JSON", help="its arguments, an object"

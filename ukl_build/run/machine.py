@@ -313,6 +313,15 @@ class _Session:
                 await asyncio.sleep(CONSOLE_POLL_S)
 
 
+def busy(name: str) -> UklError:
+    """Return the error of a machine that takes no further program."""
+    return UklError(
+        "exec-busy",
+        f"{name} runs {SESSIONS} programs that were started from outside",
+        hint="wait for one to end",
+    )
+
+
 class Machine:
     """A virtual machine, from its start to its end."""
 
@@ -460,11 +469,7 @@ class Machine:
         :raise UklError: ``exec-unsupported``, ``exec-busy``.
         """
         if not self._relay().free():
-            raise UklError(
-                "exec-busy",
-                f"{self.vm.name} runs {SESSIONS} programs that were started from outside",
-                hint="wait for one to end",
-            )
+            raise busy(self.vm.name)
 
     def signal(self, number: int) -> None:
         """Send a signal to the application, if it runs.

@@ -67,7 +67,7 @@ def show(*, as_json: bool = False) -> int:
         rows = table("IMAGE", "RUN", "PORTS", "MEMORY", "KERNEL", "BUILT")
         for folder, image in built:
             kernel = _kernel(image, folder).stat()
-            shown = folder.relative_to(BUILD) if len(folder.parts) == 2 else folder
+            shown = folder.relative_to(BUILD) if folder.parent == BUILD else folder
             rows.add_row(
                 image.label,
                 f"ukl-run --qemu {shown}",

@@ -27,6 +27,14 @@ def built_images(build: Path = BUILD) -> list[Path]:
     return sorted(path.parent for path in found)
 
 
+def short_names(build: Path = BUILD) -> list[str]:
+    """Return the shortest names by which all images that were built are found."""
+    return [
+        str(folder.relative_to(build) if folder.parent == build else folder)
+        for folder in built_images(build)
+    ]
+
+
 def find_image(name: str, build: Path = BUILD) -> Path:
     """Return the folder of an image.
 
