@@ -34,7 +34,9 @@ from ukl_build.errors import Fault, UklError
 
 ROOT = Path(__file__).resolve().parents[1]
 
-OPTIONAL = frozenset({"ccache", "gdb", "gdbserver", "strace", "elfutils"})
+OPTIONAL = frozenset(
+    {"ccache", "gdb", "gdbserver", "strace", "elfutils", "man-db", "zsh", "fish", "busybox-static"}
+)
 """Those of packages.txt without which images are built and run all the same."""
 
 LEAST: Mapping[str, tuple[int, int]] = {

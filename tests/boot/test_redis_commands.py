@@ -35,6 +35,7 @@ from tests.boot.redis_guest import (
 from tests.boot.redis_load import asked
 from tests.boot.test_redis import files_of, recovered
 from tests.boot.test_ring0 import complaints
+from tests.ports import free_port
 from ukl_build import cpio
 from ukl_build.run.outcome import Kind, Outcome
 
@@ -100,6 +101,9 @@ def test_every_command_is_answered_as_by_an_ordinary_process(
         *ALLOWED,
         *words,
     )
+    if which == "cluster":
+        # Otherwise 10000, which another such test on this machine may have.
+        more = (*more, "--cluster-port", str(free_port()))
     wrong = []
     with ordinary(redis_image, tmp_path, *more, first=(tmp_path / CONF,)):
         here, there = connection(machine), ordinary_connection(tmp_path)

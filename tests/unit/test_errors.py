@@ -558,7 +558,7 @@ def _(at: Path) -> None:
     store = Store(at / "machines", at)
     store.create(described()).close()
     (store.folder / "app-1" / "machine.json").write_text("{}")
-    store.all()
+    store.find("app-1")
 
 
 @trigger("runtime-unsafe")

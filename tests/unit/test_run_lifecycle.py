@@ -129,13 +129,21 @@ def test_a_record_that_cannot_be_written_leaves_nothing(store: Store) -> None:
     assert [path.name for path in store.folder.iterdir()] == [records.LOCK_FILE]
 
 
-def test_a_damaged_record_is_named(store: Store) -> None:
-    store.create(described()).close()
+@pytest.mark.parametrize("text", ["{", "{}", '{"schema": 1, "unknown": 2}', "\xff"])
+def test_a_damaged_record_is_named_and_in_nobodys_way(store: Store, text: str) -> None:
+    for _ in range(2):
+        store.create(described()).close()
     path = store.folder / "app-1" / records.RECORD_FILE
-    path.write_text("{")
+    path.write_bytes(text.encode("latin-1"))
     with pytest.raises(UklError, match=re.escape(str(path))) as caught:
-        store.all()
+        store.find("app-1")
     assert caught.value.code == "record-invalid"
+    found, (wrong,) = store.look()
+    assert [one.name for one in found] == ["app-2"]
+    assert wrong.code == "record-invalid"
+    # Another one can be started all the same, under the next name.
+    with closing(store, described()) as held:
+        assert held.record.name == "app-3"
 
 
 def test_many_at_once_get_a_name_each(store: Store) -> None:
@@ -306,6 +314,16 @@ def test_logs_are_printed_followed_and_cut(place: Place) -> None:
     assert place.ukl("logs", "-n", "1000", "app")[1] == lines
 
 
+def test_a_log_is_followed_while_somebody_reads(place: Place) -> None:
+    name = machine(place)
+    with place.start("logs", "-f", name, module="ukl_build.ukl") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        # The machine says nothing any more.
+        process.stdout.close()
+        assert process.wait(ENOUGH_S) == 0
+
+
 def test_what_a_machine_takes_is_shown(place: Place) -> None:
     name = machine(place)
     code, out, err = place.ukl("stats", "--json")
@@ -375,6 +393,20 @@ def test_all_that_have_ended_are_removed_at_once(place: Place) -> None:
     assert place.ukl("rm")[0] == 2
     assert place.ukl("rm", "--ended")[:2] == (0, "app-1\napp-2\n")
     assert place.ukl("ps", "-a", "-q")[1] == ""
+
+
+def test_a_record_of_another_version_can_be_removed(place: Place) -> None:
+    place.image("power_off", exited(0))
+    for _ in range(2):
+        assert place.run("--qemu", "app")[0] == 0
+    path = place.machines / "app-1" / "machine.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"new": 1}))
+    code, out, err = place.ukl("ps", "-a", "-q")
+    assert (code, out) == (0, "app-2\n")
+    assert f"warning: {path}: unknown key 'new'" in err
+    assert place.ukl("logs", "app-1")[0] == 3
+    assert place.ukl("rm", "app-1")[:2] == (0, "app-1\n")
+    assert place.ukl("ps", "-a", "-q") == (0, "app-2\n", "")
 
 
 def test_nothing_is_kept_of_a_passing_one(place: Place) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import select
 import signal
 import sys
 import time
@@ -103,7 +104,10 @@ def _ps_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _ps(options: argparse.Namespace) -> int:
-    entries = [one for one in Store.default().all() if options.all or one.alive]
+    found, wrong = Store.default().look()
+    entries = [one for one in found if options.all or one.alive]
+    for error in wrong:
+        print(f"warning: {error.message}", file=sys.stderr)
     if options.quiet:
         for one in entries:
             print(one.name)
@@ -170,6 +174,13 @@ def _runs(entry: Entry) -> bool:
     return any(one.alive for one in Store.default().all() if one.name == entry.name)
 
 
+def _nobody_reads() -> bool:
+    """Return whether the reader of standard output has gone, with nothing to write to find out."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
+
+
 def _logs(options: argparse.Namespace) -> int:
     entry = Store.default().find(options.name)
     writer = Output()
@@ -182,7 +193,7 @@ def _logs(options: argparse.Namespace) -> int:
             over = not options.follow or not _runs(entry)
             while data := file.read(65536):
                 writer.write(data)
-            if over:
+            if over or _nobody_reads():
                 break
             time.sleep(FOLLOW_S)
     return 0
@@ -353,16 +364,22 @@ def _rm(options: argparse.Namespace) -> int:
         )
 
     def remove(name: str) -> None:
-        entry = store.find(name)
-        if entry.alive and options.force:
-            end_at_once(entry)
-        if not store.remove(entry.folder):
+        try:
+            entry = store.find(name)
+            folder = entry.folder
+            if entry.alive and options.force:
+                end_at_once(entry)
+        except UklError as error:
+            if error.code != "record-invalid":
+                raise
+            folder = store.folder / name
+        if not store.remove(folder):
             raise UklError(
                 "machine-runs",
-                f"{entry.name} runs",
-                hint=f"stop it first: ukl stop {entry.name}; or ukl rm -f {entry.name}",
+                f"{folder.name} runs",
+                hint=f"stop it first: ukl stop {folder.name}; or ukl rm -f {folder.name}",
             )
-        print(entry.name)
+        print(folder.name)
 
     ended = [one.name for one in store.all() if not one.alive]
     return _each(ended if options.ended else options.names, remove)

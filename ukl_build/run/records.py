@@ -263,7 +263,10 @@ class Store:
             return []
 
     def _entry(self, folder: Path) -> Entry | None:
-        """Return a record, None if it is not there yet or not any more."""
+        """Return a record, None if it is not there yet or not any more.
+
+        :raise UklError: ``record-invalid``.
+        """
         try:
             # In this order: one that ends meanwhile has an end when its lock is seen to be free.
             alive = _is_alive(folder)
@@ -274,22 +277,35 @@ class Store:
         except FileNotFoundError:
             return None
 
-    def all(self) -> list[Entry]:
-        """Return all records, the oldest first.
+    def look(self) -> tuple[list[Entry], list[UklError]]:
+        """Return all records, the oldest first, and what is wrong with others.
 
-        :raise UklError: ``record-invalid``.
+        One that is damaged, or of another version, does not keep anybody from the rest.
+
         :raise OSError: if one cannot be read.
         """
-        found = [entry for folder in self._folders() if (entry := self._entry(folder)) is not None]
-        return sorted(found, key=lambda entry: entry.record.started_s)
+        found, wrong = [], []
+        for folder in self._folders():
+            try:
+                if (entry := self._entry(folder)) is not None:
+                    found.append(entry)
+            except UklError as error:
+                wrong.append(error)
+        return sorted(found, key=lambda entry: entry.record.started_s), wrong
+
+    def all(self) -> list[Entry]:
+        """Return all records that can be read, as :meth:`look`."""
+        return self.look()[0]
 
     def find(self, word: str, *, alive: bool | None = None) -> Entry:
         """Return the machine that is meant by a name, or by an image's label if that is clear.
 
         :param alive: look only among those that run, or only among those that do not.  Otherwise a
             label means the one that runs, or the last.
-        :raise UklError: ``machine-unknown`` or ``machine-ambiguous``.
+        :raise UklError: ``machine-unknown``, ``machine-ambiguous`` or ``record-invalid``.
         """
+        if re.fullmatch(NAME, word):
+            self._entry(self.folder / word)  # says what is wrong with it
         entries = [one for one in self.all() if alive is None or one.alive is alive]
         named = [one for one in entries if one.name == word]
         labelled = [one for one in entries if one.record.label == word]

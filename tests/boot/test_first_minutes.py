@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/first-ten-minutes.md: what a newcomer types gives what is shown."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.ports import free_port
+from tests.project import ROOT
+
+pytestmark = pytest.mark.boot
+
+DOCUMENT = ROOT / "docs" / "first-ten-minutes.md"
+ENOUGH_S = 300.0
+PORT = "6390"
+BUILD = "./bootstrap scons app=redis smoke"
+"""The first command: the fixture has run it, but for the folder."""
+
+
+def steps(text: str) -> list[tuple[str, str]]:
+    """Return the commands of a document, each with what is shown of its output."""
+    blocks = re.findall(r"^```console\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    found: list[tuple[str, list[str]]] = []
+    for line in "".join(blocks).splitlines():
+        # A shell's prompt has a blank behind it, the answer of Redis has none.
+        if line.startswith("$ "):
+            found.append((line[2:], []))
+        else:
+            found[-1][1].append(line)
+    return [(command, "\n".join(lines)) for command, lines in found]
+
+
+def pattern(shown: str) -> str:
+    """Return a regular expression for what is shown: ``...`` stands for anything."""
+    return re.sub(r"(\\ )*\\\.\\\.\\\.(\\ )*", ".*", re.escape(shown))
+
+
+def test_what_stands_for_anything_is_all_that_differs() -> None:
+    assert re.fullmatch(pattern("a ... b"), "a x  y b")
+    assert re.fullmatch(pattern("a\n...\nb"), "a\n1\n2\nb", re.DOTALL)
+    assert not re.fullmatch(pattern("a.b"), "axb")
+
+
+def test_a_newcomer_sees_what_is_shown(redis_image: Path, tmp_path: Path) -> None:
+    (tmp_path / "build").symlink_to(redis_image.parent)
+    (tmp_path / "tools").symlink_to(ROOT / "tools")
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(mode=0o700)
+    env = {
+        **{"PATH": f"{Path(sys.executable).parent}:{os.defpath}", "COLUMNS": "200"},
+        **{"XDG_STATE_HOME": str(tmp_path / "state"), "XDG_RUNTIME_DIR": str(runtime)},
+    }
+    text = DOCUMENT.read_text().replace(PORT, str(free_port()))
+    (first, _), *others = steps(text)
+    assert first == BUILD
+    assert f"    {BUILD}\n" in (ROOT / "README.md").read_text()
+    try:
+        for command, shown in others:
+            done = subprocess.run(
+                ["bash", "-c", command],
+                cwd=tmp_path,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=ENOUGH_S,
+                check=False,
+            )
+            said = "\n".join(line.rstrip() for line in done.stdout.splitlines())
+            assert re.fullmatch(pattern(shown), said, re.DOTALL), f"$ {command}\n{said}"
+    finally:
+        kill = ["bash", "-c", "tools/ukl kill $(tools/ukl ps -q) 2>/dev/null"]
+        subprocess.run(kill, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, check=False)
