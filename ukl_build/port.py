@@ -568,9 +568,9 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="ukl-port",
         usage="ukl-port [OPTION]… DIR -- [./configure WORDS -- | cmake WORDS . --] make WORDS",
-        description="Build a project in a copy, write a recipe from what its build did, and say"
-        " what stands in the way of it in ring 0.",
-        epilog=EXAMPLES + "\n" + EXIT_STATUSES,
+        description="Build a project in a copy, write a recipe from what its build did, and say\n"
+        "what stands in the way of it in ring 0.\n\n" + EXAMPLES.rstrip(),
+        epilog=EXIT_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -22,11 +22,26 @@ COMMANDS: tuple[Command, ...] = (
 )
 
 
+EXAMPLES = """\
+  ukl ps                        what runs
+  ukl logs -f redis             what it says
+  ukl stop redis
+  ukl explain guest-panic       what an error means, and what to do
+  ukl doctor                    what this machine lacks
+"""
+
+
+def _description(command: Command) -> str:
+    text = f"{command.help[:1].upper()}{command.help[1:]}."
+    return f"{text}\n\nexamples:\n{command.examples.rstrip()}" if command.examples else text
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     made = argparse.ArgumentParser(
         prog="ukl",
-        description="Look after unikernels.",
+        description="Look after unikernels.\n\nexamples:\n" + EXAMPLES.rstrip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     commands = made.add_subparsers(metavar="COMMAND", required=True)
@@ -34,8 +49,7 @@ def parser() -> argparse.ArgumentParser:
         one = commands.add_parser(
             command.name,
             help=command.help,
-            description=command.help[:1].upper() + command.help[1:] + ".",
-            epilog=f"examples:\n{command.examples}" if command.examples else None,
+            description=_description(command),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )

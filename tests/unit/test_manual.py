@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,27 @@ def test_a_page_is_what_man_likes_and_has_all_options(tmp_path: Path, program: s
     plain = re.sub(".\x08", "", done.stdout)  # underlined and bold, as on a typewriter
     assert f"{program} - {manual.PROGRAMS[program][1]}" in plain
     assert all(option in plain for option in options(manual.parser(program)))
+
+
+def parsers(one: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """Yield a parser and those of its commands."""
+    yield one
+    for action in one._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for other in action.choices.values():
+                yield from parsers(other)
+
+
+@pytest.mark.parametrize("program", manual.PROGRAMS)
+def test_help_fits_a_screen_and_begins_with_examples(
+    program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for one in parsers(manual.parser(program)):
+        text = one.format_help()
+        assert text.count("\n") <= 50, one.prog
+        assert max(map(len, text.splitlines())) <= 100, one.prog
+        assert 0 < text.index("examples:") < text.index("options:"), one.prog
 
 
 def options(parser: argparse.ArgumentParser) -> set[str]:

@@ -43,10 +43,10 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     made = argparse.ArgumentParser(
         prog="ukl-lint",
-        description="Look at what an application is linked from. With an object among the files"
-        " they are the link of a program, and of archives only the members that it needs are"
-        " looked at; otherwise each member is.",
-        epilog=EXAMPLES + "\n" + EXIT_STATUSES,
+        description="Look at what an application is linked from. With an object among the files\n"
+        "they are the link of a program, and of archives only the members that it needs\n"
+        "are looked at; otherwise each member is.\n\n" + EXAMPLES.rstrip(),
+        epilog=EXIT_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
