@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Says what is being built, and how long that took last time.
 
-On a terminal the stages that run are shown with a bar that fills in the time of the last run;
-elsewhere there is a plain line at the start and at the end of each.
+On a terminal the stages that run are shown with a bar that fills in the time of the last run, and
+how much of that is over; elsewhere there is a plain line at the start and at the end of each.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.text import Text
 
 from ukl_build import files
 
@@ -30,6 +31,14 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+class _Times(ProgressColumn):
+    """How long a stage runs, and how long it ran last time: ``12 s of 5 min 17 s``."""
+
+    def render(self, task: Task) -> Text:
+        elapsed = duration(task.elapsed or 0)
+        return Text(elapsed if task.total is None else f"{elapsed} of {duration(task.total)}")
+
+
 @dataclass
 class Reporter:
     """Shows stages; several may run at once, in several threads."""
@@ -37,6 +46,8 @@ class Reporter:
     durations: Path
     """File that keeps how many seconds each stage took last time."""
     console: Console = field(default_factory=lambda: Console(file=sys.stderr, highlight=False))
+    quiet: bool = False
+    """Whether only warnings are shown."""
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -52,6 +63,8 @@ class Reporter:
     def say(self, line: str) -> None:
         """Show a line, above the bars if there are some."""
         style = "yellow" if line.startswith("warning:") else None
+        if self.quiet and style is None:
+            return
         with self._lock:
             console = self._bars.console if self._bars else self.console
             console.print(line, style=style, markup=False, soft_wrap=True)
@@ -78,14 +91,14 @@ class Reporter:
             files.write(self.durations, json.dumps(self._last, indent=1, sort_keys=True) + "\n")
 
     def _begin(self, key: str) -> TaskID | None:
-        if not self.console.is_terminal:
+        if self.quiet or not self.console.is_terminal:
             return None
         with self._lock:
             if self._bars is None:
                 self._bars = Progress(
                     TextColumn("{task.description}", markup=False),
                     BarColumn(),
-                    TimeElapsedColumn(),
+                    _Times(),
                     console=self.console,
                     transient=True,
                 )

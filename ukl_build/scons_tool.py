@@ -400,7 +400,7 @@ class Build:
             files=guest_files(folder, found.guest.files),
             cache=cache,
             compiler=toolchain.compiler(cache.ccache),
-            reporter=Reporter(build / "durations.json"),
+            reporter=Reporter(build / "durations.json", quiet=scons.GetOption("silent")),
             again=shlex.join(["scons", *given]),
         )
         self.env = scons.Environment(

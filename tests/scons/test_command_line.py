@@ -144,6 +144,14 @@ def test_quiet_says_nothing_of_scons_itself(project: Project) -> None:
     assert "scons: Reading" not in project.build("-Q")
 
 
+def test_silent_says_nothing_but_warnings_and_errors(project: Project) -> None:
+    said = project.build("-s")
+    assert [line for line in said.splitlines() if not line.startswith("warning: ")] == []
+    assert (project.out / "hello.bzImage").is_file()
+    project.edit("mistake\n")
+    assert "error: " in project.build("-s", status=2)
+
+
 def test_built_files_come_out_of_scons_cache(project: Project, tmp_path: Path) -> None:
     words = (f"cache_dir={tmp_path / 'scons-cache'}",)
     project.build(*words)
