@@ -14,10 +14,11 @@ import pytest
 from rich.console import Console
 
 from tests.unit.guests import assemble
+from ukl_build import layers
 from ukl_build.elf.functions import Function, Functions, functions
 from ukl_build.errors import UklError
 from ukl_build.image import Init
-from ukl_build.measure import calltree, flame, profiler, symbols
+from ukl_build.measure import calltree, flame, profiler
 from ukl_build.measure.counts import Announced
 from ukl_build.measure.guest import build_plugin, counting
 from ukl_build.run.machine import Machine
@@ -189,7 +190,7 @@ def test_a_program_without_symbols_is_refused(program: Path, tmp_path: Path) -> 
 
 
 def test_layers_are_folders_of_the_kernel() -> None:
-    names = symbols.Names(
+    names = layers.Names(
         kernel={
             "tcp_sendmsg": frozenset({"net/ipv4/tcp.o"}),
             "vfs_read": frozenset({"fs/read_write.o"}),
@@ -231,7 +232,7 @@ def test_the_objects_of_a_kernel_are_asked_for_their_functions(tmp_path: Path) -
         ("arch/x86/lib/lib.a",),
     ):
         subprocess.run(["ar", "crT", archive, *members], cwd=tmp_path, check=True)
-    found = symbols.kernel_names(tmp_path)
+    found = layers.kernel_names(tmp_path)
     assert {name: set(paths) for name, paths in found.items()} == {
         "one": {"fs/a.o"},
         "two": {"net/ipv4/tcp.o"},
@@ -280,7 +281,7 @@ def test_nothing_can_be_drawn_as_well() -> None:
 
 
 def test_images_stand_beside_each_other() -> None:
-    names = symbols.Names({"b": frozenset({"fs/b.o"})}, frozenset())
+    names = layers.Names({"b": frozenset({"fs/b.o"})}, frozenset())
     seen = [
         profiler.Seen("ukl", {"GET": {("a", "b"): 300, ("ukl.main",): 10}}, {"GET": 10}, names),
         profiler.Seen("twin", {"GET": {("b",): 800, ("only",): 20}}, {"GET": 20}, names),

@@ -21,12 +21,12 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from ukl_build import files
+from ukl_build import files, layers
 from ukl_build.elf.functions import Function, Functions, functions
 from ukl_build.elf.names import PREFIX
 from ukl_build.errors import reported
 from ukl_build.image import IMAGE_FILE, Image, load
-from ukl_build.measure import calltree, flame, guest, symbols
+from ukl_build.measure import calltree, flame, guest
 from ukl_build.measure.cli import PTI, WIDTH, bench_of, label, present, qemu_version
 from ukl_build.measure.counts import announced
 from ukl_build.model import Model, store_result
@@ -91,7 +91,7 @@ class Seen:
     """By the name of the kind of request."""
     requests: Mapping[str, int]
     """In all batches of each."""
-    names: symbols.Names
+    names: layers.Names
 
 
 def say(text: str) -> None:
@@ -99,21 +99,21 @@ def say(text: str) -> None:
     print(f"profile: {text}", file=sys.stderr, flush=True)
 
 
-def known(image: Image, layout: Layout) -> tuple[Functions, symbols.Names]:
+def known(image: Image, layout: Layout) -> tuple[Functions, layers.Names]:
     """Return the functions of an image, and their layers.
 
     :raise UklError: ``elf-format``, ``manifest-invalid``, ``tool-missing`` or ``tool-failed``.
     :raise OSError: if a file cannot be read.
     """
     # Nothing else is executed there: programs are static, and stacks cannot be.
-    found = [*functions(layout.vmlinux), Function(*UPPER_HALF, symbols.VDSO)]
+    found = [*functions(layout.vmlinux), Function(*UPPER_HALF, layers.VDSO)]
     if not image.variant.ring0:
         found += functions(layout.ordinary, prefix=PREFIX)
     library = frozenset[str]()
     if layout.libc.is_file():
         archives = libc.parts(libc.read(layout.libc)).libraries
-        library = frozenset().union(*map(symbols.library_names, archives))
-    names = symbols.Names(symbols.kernel_names(layout.linux), library)
+        library = frozenset().union(*map(layers.library_names, archives))
+    names = layers.Names(layers.kernel_names(layout.linux), library)
     return Functions(found), names
 
 

@@ -21,7 +21,7 @@ from ukl_build.elf.functions import Function, Functions, functions
 from ukl_build.elf.names import PREFIX
 from ukl_build.errors import UklError
 from ukl_build.image import Image
-from ukl_build.measure.symbols import APPLICATION, LIBRARY, OTHER, Names, kernel_names
+from ukl_build.layers import APPLICATION, LIBRARY, OTHER, Names, kernel_names
 from ukl_build.model import Model
 from ukl_build.plan import Layout
 from ukl_build.run.crash.console import Crash, Spot

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from ukl_build.errors import UklError
 from ukl_build.image import Image
-from ukl_build.measure.symbols import APPLICATION, LIBRARY
+from ukl_build.layers import APPLICATION, LIBRARY
 from ukl_build.model import Model
 from ukl_build.run import outcome as outcomes
 from ukl_build.run.crash import rules
