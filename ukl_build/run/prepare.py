@@ -60,7 +60,7 @@ def find_image(name: str, build: Path = BUILD) -> Path:
         "image-missing",
         f"there is no image of {name!r}: neither {build / name} nor {given} has an {IMAGE_FILE}"
         f"{nearest(name, known)}{built}",
-        hint=f"build it: scons app={given.name}",
+        hint=f"build it: scons app={given.name}; `ukl-run` alone lists what is built",
     )
 
 
