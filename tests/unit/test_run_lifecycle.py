@@ -9,8 +9,10 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -46,28 +48,15 @@ def test_names_are_numbered_behind_the_highest(store: Store) -> None:
     assert store.all() == []
     names = []
     for label in ("app", "app", "app-two", "app"):
-        with closing(store, described(label)) as held:
+        with closing(store.create(described(label))) as held:
             names.append(held.record.name)
             if len(names) == 1:
                 held.drop()
     assert names == ["app-1", "app-1", "app-two-1", "app-2"]
 
 
-class closing:  # noqa: N801 - as contextlib's
-    """A record that is given free at the end of a block."""
-
-    def __init__(self, store: Store, record: Record, name: str | None = None) -> None:
-        self.held = store.create(record, name)
-
-    def __enter__(self) -> records.Held:
-        return self.held
-
-    def __exit__(self, *_: object) -> None:
-        self.held.close()
-
-
 def test_a_record_is_alive_while_it_is_held(store: Store) -> None:
-    with closing(store, described()) as held:
+    with closing(store.create(described())) as held:
         (entry,) = store.all()
         assert (entry.alive, entry.ended) == (True, None)
         assert not store.remove(entry.folder)
@@ -79,7 +68,10 @@ def test_a_record_is_alive_while_it_is_held(store: Store) -> None:
 
 
 def test_a_name_is_one_machines(store: Store) -> None:
-    with closing(store, described(), "mine"), pytest.raises(UklError, match="which runs") as caught:
+    with (
+        closing(store.create(described(), "mine")),
+        pytest.raises(UklError, match="which runs") as caught,
+    ):
         store.create(described(), "mine")
     assert (caught.value.code, "ukl rm -f mine" in caught.value.hint) == ("machine-exists", True)
     with pytest.raises(UklError, match="which has ended"):
@@ -87,7 +79,10 @@ def test_a_name_is_one_machines(store: Store) -> None:
 
 
 def test_a_machine_is_found_by_its_name_or_its_label(store: Store) -> None:
-    with closing(store, described(started_s=1.0)), closing(store, described(started_s=2.0)):
+    with (
+        closing(store.create(described(started_s=1.0))),
+        closing(store.create(described(started_s=2.0))),
+    ):
         assert store.find("app-2").name == "app-2"
         with pytest.raises(UklError, match="'app' are several: app-1, app-2") as caught:
             store.find("app", alive=True)
@@ -104,7 +99,7 @@ def test_old_records_of_the_same_image_go(store: Store) -> None:
     for number in range(records.KEPT + 5):
         for label in ("app", "other"):
             store.create(described(label, started_s=float(number))).close()
-    with closing(store, described(started_s=-1.0)):
+    with closing(store.create(described(started_s=-1.0))):
         names = [one.name for one in store.all()]
     # The one that runs is the oldest, and stays.
     assert names[0] == "app-26"
@@ -142,7 +137,7 @@ def test_a_damaged_record_is_named_and_in_nobodys_way(store: Store, text: str) -
     assert [one.name for one in found] == ["app-2"]
     assert wrong.code == "record-invalid"
     # Another one can be started all the same, under the next name.
-    with closing(store, described()) as held:
+    with closing(store.create(described())) as held:
         assert held.record.name == "app-3"
 
 
@@ -497,7 +492,7 @@ def test_a_terminal_is_not_held_by_what_goes_on(place: Place) -> None:
     # What is detached has neither the pipe of standard output nor that of standard error.
     place.image("spin", "up\n")
     with subprocess.Popen(
-        ["sh", "-c", f"{os.sys.executable} -m ukl_build.run.cli --qemu app -d --timeout 300 | cat"],  # type: ignore[attr-defined]
+        ["sh", "-c", f"{sys.executable} -m ukl_build.run.cli --qemu app -d --timeout 300 | cat"],
         cwd=place.root,
         env=place.env,
         stdout=subprocess.PIPE,

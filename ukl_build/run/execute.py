@@ -21,7 +21,7 @@ import termios
 import tty
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 from pathlib import Path
 from types import FrameType
 
@@ -57,6 +57,14 @@ class Type(bytes, Enum):
     OUT = b"O"
     ERR = b"E"
     OVER = b"X"
+
+
+class How(IntEnum):
+    """How a session ended."""
+
+    EXITED = 0
+    SIGNALLED = 1
+    IMPOSSIBLE = 2
 
 
 _BEGIN = (Type.RUN.value, Type.TERMINAL.value, Type.FILE.value)
@@ -246,7 +254,7 @@ def put(channel: Channel, source: Path, target: str) -> None:
                     if kind is Type.OVER:
                         _raise_over(payload)
         except _Over as over:
-            if over.how == 2:
+            if over.how == How.IMPOSSIBLE:
                 raise ExecError(target, over.step, over.number) from None
 
 
@@ -329,9 +337,9 @@ def run(channel: Channel, argv: Sequence[str], *, stdin: bool, terminal: bool) -
                     else:
                         _take(channel, waiting, stdin)
         except _Over as over:
-            if over.how == 2:
+            if over.how == How.IMPOSSIBLE:
                 raise ExecError(argv[0], over.step, over.number) from None
-            return over.number if over.how == 0 else 128 + over.number
+            return over.number if over.how == How.EXITED else 128 + over.number
 
 
 def _take(channel: Channel, waiting: selectors.BaseSelector, stdin: bool) -> None:

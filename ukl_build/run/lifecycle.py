@@ -25,7 +25,7 @@ from ukl_build.run import attach, control, execute
 from ukl_build.run.attend import Output
 from ukl_build.run.machine import POLITE_S
 from ukl_build.run.overview import age, out, table
-from ukl_build.run.records import Entry, Record, Store, as_json
+from ukl_build.run.records import Entry, Record, Store, as_json, is_alive
 
 FOLLOW_S = 0.1
 """Seconds between two looks at a log that is followed."""
@@ -170,10 +170,6 @@ def _logs_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", "--tail", metavar="N", type=_lines, help="only the last N lines")
 
 
-def _runs(entry: Entry) -> bool:
-    return any(one.alive for one in Store.default().all() if one.name == entry.name)
-
-
 def _nobody_reads() -> bool:
     """Return whether the reader of standard output has gone, with nothing to write to find out."""
     poll = select.poll()
@@ -190,7 +186,7 @@ def _logs(options: argparse.Namespace) -> int:
             writer.write(b"".join(lines[len(lines) - options.tail :]))
         while writer.is_open:
             # Asked first: what comes before the end is then read below.
-            over = not options.follow or not _runs(entry)
+            over = not options.follow or not is_alive(entry.folder)
             while data := file.read(65536):
                 writer.write(data)
             if over or _nobody_reads():
@@ -301,7 +297,7 @@ def end_at_once(entry: Entry) -> None:
             return
     except UklError:
         pass
-    control.kill(entry.record.pid, lambda: _runs(entry))
+    control.kill(entry.record.pid, lambda: is_alive(entry.folder))
 
 
 def _signal_number(text: str) -> int:

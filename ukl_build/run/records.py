@@ -184,9 +184,13 @@ def _try_lock(path: Path, how: int) -> int | None:
     return descriptor
 
 
-def _is_alive(folder: Path) -> bool:
-    # Shared: two who look at the same time do not take each other for the holder.
-    descriptor = _try_lock(folder / LOCK_FILE, fcntl.LOCK_SH)
+def is_alive(folder: Path) -> bool:
+    """Return whether somebody looks after the machine of a record."""
+    try:
+        # Shared: two who look at the same time do not take each other for the holder.
+        descriptor = _try_lock(folder / LOCK_FILE, fcntl.LOCK_SH)
+    except FileNotFoundError:  # it has gone with its machine
+        return False
     if descriptor is None:
         return True
     os.close(descriptor)
@@ -269,7 +273,7 @@ class Store:
         """
         try:
             # In this order: one that ends meanwhile has an end when its lock is seen to be free.
-            alive = _is_alive(folder)
+            alive = is_alive(folder)
             record = _read(Record, folder / RECORD_FILE)
             with contextlib.suppress(FileNotFoundError):
                 return Entry(folder, record, alive, _read(Ended, folder / ENDED_FILE))
@@ -359,7 +363,7 @@ class Store:
             try:
                 folder.mkdir(mode=0o700)
             except FileExistsError as error:
-                running = _is_alive(folder)
+                running = is_alive(folder)
                 raise UklError(
                     "machine-exists",
                     f"there is a machine {name!r} already, which "
@@ -395,7 +399,7 @@ class Store:
         """
         with self._locked():
             if folder.is_dir():
-                if _is_alive(folder):
+                if is_alive(folder):
                     return False
                 self._remove(folder)
         return True
