@@ -15,9 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from ukl_build import files
@@ -37,6 +39,22 @@ class _Times(ProgressColumn):
     def render(self, task: Task) -> Text:
         elapsed = duration(task.elapsed or 0)
         return Text(elapsed if task.total is None else f"{elapsed} of {duration(task.total)}")
+
+
+class Counted(Protocol):
+    """What counts something while a stage runs, and says how much as its text."""
+
+    def read(self) -> bool:
+        """Bring it up to date; return whether there is anything to say."""
+        ...
+
+
+class _Counted(ProgressColumn):
+    """What is counted beside a stage: ``350 of 812 cached``."""
+
+    def render(self, task: Task) -> Text:
+        counted = task.fields["counted"]
+        return Text(str(counted) if counted is not None and counted.read() else "")
 
 
 @dataclass
@@ -75,37 +93,49 @@ class Reporter:
         return f"[{stage}] {what}" + (f" (last time {duration(last)})" if last else "")
 
     @contextmanager
-    def stage(self, stage: str, what: str) -> Iterator[None]:
-        """Show a stage while it runs, and remember how long it took if it succeeds."""
+    def stage(self, stage: str, what: str, counted: Counted | None = None) -> Iterator[None]:
+        """Show a stage while it runs, and remember how long it took if it succeeds.
+
+        :param counted: shown beside it, and when it is over.
+        """
         key = f"{stage} {what}"
         start = time.monotonic()
-        bar = self._begin(key)
+        bar = self._begin(key, counted)
         try:
             yield
         finally:
             self._end(bar)
         seconds = time.monotonic() - start
-        self.say(f"[{stage}] {what}: {duration(seconds)}")
+        beside = f", {counted}" if counted is not None and counted.read() else ""
+        self.say(f"[{stage}] {what}: {duration(seconds)}{beside}")
         with self._lock:
             self._last[key] = round(seconds, 1)
             files.write(self.durations, json.dumps(self._last, indent=1, sort_keys=True) + "\n")
 
-    def _begin(self, key: str) -> TaskID | None:
+    def _begin(self, key: str, counted: Counted | None) -> TaskID | None:
         if self.quiet or not self.console.is_terminal:
             return None
         with self._lock:
             if self._bars is None:
                 self._bars = Progress(
-                    TextColumn("{task.description}", markup=False),
-                    BarColumn(),
-                    _Times(),
+                    # A stage is a line: where there is little room, first the bar gives way, then
+                    # the end of the name.
+                    TextColumn(
+                        "{task.description}",
+                        markup=False,
+                        table_column=Column(no_wrap=True, min_width=20),
+                    ),
+                    BarColumn(bar_width=None, table_column=Column(ratio=1)),
+                    _Times(Column(no_wrap=True)),
+                    _Counted(Column(no_wrap=True)),
+                    expand=True,
                     console=self.console,
                     transient=True,
                 )
                 self._bars.start()
                 threading.Thread(target=self._advance, args=(self._bars,), daemon=True).start()
             self._running += 1
-            return self._bars.add_task(key, total=self._last.get(key))
+            return self._bars.add_task(key, total=self._last.get(key), counted=counted)
 
     def _advance(self, bars: Progress) -> None:
         while self._bars is bars:  # not `bars.finished`: without a bar yet they are

@@ -824,8 +824,9 @@ def _stage(target: Any, source: Any, env: Any) -> int:
     name = env["UKL_STAGE"]
 
     def work() -> int:
-        with job.reporter.stage(name, str(target[0])):
-            STAGES[name](job)
+        compiler, cached = job.compiler.counted(job.layout.logs / f"{name}.ccache")
+        with job.reporter.stage(name, str(target[0]), cached):
+            STAGES[name](replace(job, compiler=compiler))
         if len(target) > 1:  # what is fetched leaves its manifest alone
             _record(job, name, target, source)
         return 0

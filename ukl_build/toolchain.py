@@ -6,9 +6,11 @@ The kernel build has its own flags; these are for what is linked into it.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ukl_build import proc
@@ -45,6 +47,39 @@ REPRODUCIBLE: Mapping[str, str] = {
 """What the kernel would otherwise take from the clock, the user, the machine and its last build."""
 
 
+class CacheLog:
+    """What the compiler cache has had of what was compiled, while that goes on.
+
+    From the log that ccache writes: for each call a comment with the file's name, and a line for
+    each of its counters that the call has raised (``ccache --print-stats`` lists them).
+    """
+
+    _HIT = frozenset({"direct_cache_hit", "preprocessed_cache_hit"})
+    _MISS = "cache_miss"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._at = 0
+        self._lock = threading.Lock()
+        self.hits = 0
+        self.misses = 0
+
+    def __str__(self) -> str:
+        return f"{self.hits} of {self.hits + self.misses} cached"
+
+    def read(self) -> bool:
+        """Read what has come since the last time; return whether anything was compiled so far."""
+        with self._lock, contextlib.suppress(FileNotFoundError), self._path.open("rb") as file:
+            file.seek(self._at)
+            # A line that is half written comes whole the next time.
+            whole = file.read().rpartition(b"\n")[0]
+            self._at += len(whole) + 1 if whole else 0
+            words = whole.decode("ascii", "replace").splitlines()
+            self.hits += sum(word in self._HIT for word in words)
+            self.misses += words.count(self._MISS)
+        return self.hits + self.misses > 0
+
+
 @dataclass(frozen=True)
 class Compiler:
     """How compilers are called."""
@@ -53,6 +88,17 @@ class Compiler:
     """Words before the compiler's name, such as ``ccache``."""
     env: Mapping[str, str]
     """The whole environment."""
+
+    def counted(self, log: Path) -> tuple[Compiler, CacheLog | None]:
+        """Return the same, telling a file what the compiler cache had; None without a cache.
+
+        :param log: emptied.
+        """
+        if not self.before:
+            return self, None
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_bytes(b"")
+        return replace(self, env={**self.env, "CCACHE_STATSLOG": str(log)}), CacheLog(log)
 
     @property
     def command(self) -> str:

@@ -6,9 +6,11 @@ import re
 import time
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from ukl_build.progress import Reporter
+from ukl_build.toolchain import CacheLog
 
 
 def test_a_bar_fills_in_the_time_of_the_last_run(tmp_path: Path) -> None:
@@ -36,6 +38,43 @@ def test_how_long_it_takes_and_took_is_shown(tmp_path: Path) -> None:
             time.sleep(0.05)
     assert re.search(r"a b .*\d\.\d s of 5 min 17 s", out.getvalue())
     assert re.search(r"c d .*\d\.\d s +\r", out.getvalue())
+
+
+def compiled(folder: Path, hits: int, misses: int) -> CacheLog:
+    """Return the log of a compiler cache."""
+    path = folder / "ccache"
+    path.write_text("# a.c\ndirect_cache_hit\n" * hits + "# b.c\ncache_miss\n" * misses)
+    return CacheLog(path)
+
+
+@pytest.mark.parametrize("width", [50, 80, 120])
+def test_each_stage_is_a_line_on_every_terminal(tmp_path: Path, width: int) -> None:
+    durations = tmp_path / "durations.json"
+    durations.write_text('{"linux build/redis/redis.bzImage": 317.0}')
+    out = io.StringIO()
+    reporter = Reporter(durations, Console(file=out, force_terminal=True, width=width))
+    log = compiled(tmp_path, 350, 462)
+    with reporter.stage("linux", "build/redis/redis.bzImage", log), reporter.stage("native", "x"):
+        assert reporter._bars is not None
+        shown = Console(file=io.StringIO(), width=width, record=True)
+        shown.print(reporter._bars.get_renderable())
+        lines = shown.export_text().splitlines()
+    assert [line.split()[0] for line in lines] == ["linux", "native"]
+    assert {len(line.rstrip()) <= width for line in lines} == {True}
+    whole = "build/redis/redis.bzImage .*s of 5 min 17 s 350 of 812 cached"
+    assert re.search(whole if width >= 80 else r"build/.*… .*s of.* 350", lines[0])
+
+
+def test_elsewhere_it_is_a_plain_line(tmp_path: Path) -> None:
+    out = io.StringIO()
+    reporter = Reporter(tmp_path / "durations.json", Console(file=out, highlight=False))
+    with reporter.stage("linux", "x", compiled(tmp_path, 1, 2)):
+        pass
+    with reporter.stage("archive", "y", compiled(tmp_path, 0, 0)):
+        pass
+    assert re.fullmatch(
+        r"\[linux\] x: \d\.\d s, 1 of 3 cached\n\[archive\] y: \d\.\d s\n", out.getvalue()
+    )
 
 
 def test_quiet_shows_warnings_only(tmp_path: Path) -> None:
