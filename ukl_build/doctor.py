@@ -35,7 +35,10 @@ from ukl_build.errors import Fault, UklError
 ROOT = Path(__file__).resolve().parents[1]
 
 OPTIONAL = frozenset(
-    {"ccache", "gdb", "gdbserver", "strace", "elfutils", "man-db", "zsh", "fish", "busybox-static"}
+    {
+        *("ccache", "passt", "gdb", "gdbserver", "strace", "elfutils"),
+        *("man-db", "zsh", "fish", "busybox-static"),
+    }
 )
 """Those of packages.txt without which images are built and run all the same."""
 
@@ -320,6 +323,20 @@ def emulator(host: Host) -> Finding:
     return Finding(State.OK, f"{said}; it has all devices that are used")
 
 
+def network(host: Host) -> Finding:
+    """Look whether guests have a network that stands many connections."""
+    from ukl_build.run import network as networks
+
+    why = networks.unusable()
+    if why is not None:
+        return Finding(
+            State.WARNING,
+            f"{why}; QEMU's own network is taken, which is slow with many connections",
+            _install(["passt"]),
+        )
+    return Finding(State.OK, "passt works, for many connections without root")
+
+
 # --- What there is of it ------------------------------------------------------------------------
 
 
@@ -521,6 +538,7 @@ CHECKS: tuple[Check, ...] = (
     Check("libraries", libraries),
     Check("compilers", compilers),
     Check("qemu", emulator),
+    Check("network", network),
     Check("disk", disk),
     Check("memory", memory),
     Check("clock", clock),

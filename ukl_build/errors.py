@@ -71,6 +71,7 @@ CODES: dict[str, tuple[Fault, str]] = {
     "disk-invalid": (Fault.USER, "A file that was to be a disk holds no whole ext4 file system."),
     "disk-busy": (Fault.MACHINE, "A disk is in use by another virtual machine."),
     "port-taken": (Fault.MACHINE, "A port of this machine cannot be listened on."),
+    "network-failed": (Fault.MACHINE, "What a guest's network was to lead to does not work here."),
     "kvm-unusable": (Fault.MACHINE, "Hardware virtualisation was asked for and does not work."),
     "qemu-failed": (Fault.MACHINE, "QEMU did not start the guest, or ended by itself."),
     "guest-not-started": (Fault.GUEST, "The guest came up but could not start the application."),

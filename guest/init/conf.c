@@ -311,6 +311,8 @@ static bool set(const char *key, char *value)
 		return add_string(conf.mount, &conf.n_mount, value);
 	if (equal(key, "ip"))
 		return set_ip(value);
+	if (equal(key, "lease"))
+		return address(value, &conf.lease.addr, &conf.lease.prefix);
 	if (equal(key, "dns"))
 		return conf.n_dns < MAX_DNS && address(value, &conf.dns[conf.n_dns++], NULL);
 	if (equal(key, "dhcp-wait"))

@@ -64,6 +64,9 @@ struct conf {
 		enum { IP_NONE, IP_DHCP, IP_STATIC } how;
 		uint32_t addr, prefix, router;
 	} ip;
+	struct {
+		uint32_t addr, prefix; /* addr 0: not known */
+	} lease;
 	uint32_t dns[MAX_DNS];
 	size_t n_dns;
 	int64_t dhcp_wait, stop_wait, entropy_wait; /* ms */

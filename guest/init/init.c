@@ -255,6 +255,10 @@ static void step_dhcp(void)
 		if (had.addr && had.addr != dhcp.lease.addr)
 			net_remove_address(dhcp.interface.index, had.addr,
 					   prefix_of(had.mask));
+		if (conf.lease.addr && (conf.lease.addr != dhcp.lease.addr ||
+					conf.lease.prefix != prefix_of(dhcp.lease.mask)))
+			net_remove_address(dhcp.interface.index, conf.lease.addr, conf.lease.prefix);
+		conf.lease.addr = 0;
 		use_lease(&dhcp.lease, had.addr != dhcp.lease.addr);
 		had = dhcp.lease;
 		break;
@@ -295,6 +299,12 @@ static void network(void)
 			status("\"event\":\"network\",\"address\":\"%a/%u\",\"how\":\"static\",\"uptime_ms\":%l",
 			       conf.ip.addr, conf.ip.prefix, now());
 	} else if (!error) {
+		/*
+		 * A server that answers to the address it gives, whatever the BROADCAST flag says, would
+		 * not be heard without it.
+		 */
+		if (conf.lease.addr)
+			net_add_address(interface.index, conf.lease.addr, conf.lease.prefix);
 		error = dhcp_start(&dhcp, &interface);
 		dhcp_on = !error;
 		while (dhcp_on && dhcp.state != BOUND) {

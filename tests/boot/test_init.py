@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.boot.conftest import HELPER, Start, console
+from tests.networks import NEEDS_PASST
 from ukl_build import cpio
 from ukl_build.initconf import INIT_CONF, InitConf, Job, Mode, Mount, Static, render
 from ukl_build.run.machine import Machine
+from ukl_build.run.network import LEASE
 from ukl_build.run.outcome import Kind, Outcome
-from ukl_build.run.vm import Forward, Vm
+from ukl_build.run.vm import Forward, Network, Vm
 
 pytestmark = pytest.mark.boot
 
@@ -93,8 +95,19 @@ def test_the_application_finds_the_guest_set_up(start: Start) -> None:
     assert "eth0\t00000000\t0202000A" in "\n".join(lines)  # the default route
 
 
-def test_an_address_comes_by_dhcp(start: Start) -> None:
-    machine = start(entries=conf(argv=("h", "interfaces")))
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (Network.USER, ()),
+        # It answers to the address that it gives.
+        pytest.param(Network.PASST, (LEASE,), marks=NEEDS_PASST),
+        # One that is not what DHCP gives is not kept.
+        (Network.USER, ("ukl.lease=10.0.2.77/16",)),
+    ],
+)
+def test_an_address_comes_by_dhcp(start: Start, network: Network, words: tuple[str, ...]) -> None:
+    vm = Vm("guest", network=network, cmdline=words)
+    machine = start(entries=conf(argv=("h", "interfaces")), vm=vm)
     assert end(machine) == Outcome(Kind.EXITED, 0)
     lines = console(machine)
     assert {"lo: up 1", "lo: address 127.0.0.1", "eth0: up 1"} <= set(lines)
@@ -134,7 +147,7 @@ def test_the_command_line_overrides_the_image(start: Start) -> None:
 def test_the_application_starts_without_an_address(start: Start, network: bool) -> None:
     # With a network, but nobody in it who answers.
     extra = ("-netdev", "hubport,id=h,hubid=0", "-device", "virtio-net-pci,netdev=h,romfile=")
-    vm = Vm("guest", network=False, extra=extra if network else ())
+    vm = Vm("guest", network=Network.NONE, extra=extra if network else ())
     machine = start(entries=conf(argv=("h", "exit", "3"), dhcp_wait_s=1), vm=vm)
     assert end(machine) == Outcome(Kind.EXITED, 3)
     what = "dhcp" if network else "interface"

@@ -17,7 +17,7 @@ from tests.boot.ring0 import ordinary
 from ukl_build.initconf import Job
 from ukl_build.run.machine import Machine
 from ukl_build.run.outcome import Outcome
-from ukl_build.run.vm import Vm
+from ukl_build.run.vm import Network, Vm
 
 pytestmark = [pytest.mark.boot, pytest.mark.long]
 
@@ -89,7 +89,7 @@ def provoked(start: Start, kernel: Path, program: Path, *types: str, wait_s: flo
     """Run types of crashes in a machine; return it when it has ended or its time is over."""
     machine = start(
         kernel=kernel,
-        vm=Vm("guest", network=False, cmdline=WATCHED),
+        vm=Vm("guest", network=Network.NONE, cmdline=WATCHED),
         programs={PROVOKE: program},
         app="",
         jobs=(Job((PROVOKE, *types)),),

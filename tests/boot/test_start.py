@@ -22,7 +22,7 @@ from ukl_build.cmdline import quote, quote_args
 from ukl_build.image import Init
 from ukl_build.initconf import Job
 from ukl_build.run.outcome import Kind, Outcome
-from ukl_build.run.vm import Drive, Vm
+from ukl_build.run.vm import Drive, Network, Vm
 from ukl_build.stages import libc, userspace
 
 pytestmark = pytest.mark.boot
@@ -117,7 +117,7 @@ def test_each_way_of_exec_gives_the_same_in_both_rings(start: Start, programs: P
 def direct(*args: str, path: str = ring0.RING0, before: tuple[str, ...] = (), **what: Any) -> Vm:
     """Return a machine whose process 1 is a program, with arguments."""
     words = (*(quote(word) for word in before), f"rdinit={path}", "--", *quote_args(args))
-    return Vm("guest", init=Init.DIRECT, network=False, cmdline=words, **what)
+    return Vm("guest", init=Init.DIRECT, network=Network.NONE, cmdline=words, **what)
 
 
 @pytest.mark.parametrize("cpus", [1, 2])
@@ -182,7 +182,7 @@ def test_the_root_can_be_on_a_disk(start: Start, built_for_tests: Path, tmp_path
     own = ["debugfs", "-w", "-R", "set_inode_field UKL uid 0", str(disk)]
     subprocess.run(own, check=True, capture_output=True)
     words = ("root=/dev/vda", "rootfstype=ext4", "rdinit=/none", "init=/UKL", "--", "no-port")
-    vm = Vm("guest", init=Init.DIRECT, network=False, cmdline=words, drives=(Drive(disk),))
+    vm = Vm("guest", init=Init.DIRECT, network=Network.NONE, cmdline=words, drives=(Drive(disk),))
     machine = start(kernel=built_for_tests / "tcp_server.bzImage", vm=vm)
     # tcp_server takes a port, and refuses what is none.
     assert machine.wait(GUEST_S) == Outcome(Kind.EXITED, 2), machine.console.read_text()

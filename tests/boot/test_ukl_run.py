@@ -3,18 +3,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.boot.conftest import image_folder
+from tests.networks import NEEDS_PASST
 from tests.project import ROOT
+from tests.waiting import wait_for
 from ukl_build import image
 from ukl_build.image import Init, Port, Smoke
 
@@ -35,13 +41,17 @@ def folder(kernel: Path, tmp_path: Path) -> Path:
     )
 
 
+def environment(folder: Path) -> dict[str, str]:
+    """Return the environment of our programs, with a state of the test's own."""
+    return {"PATH": os.environ["PATH"], "XDG_STATE_HOME": str(folder.parent / "state")}
+
+
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
     """Start ukl-run on an image."""
-    state = folder.parent / "state"
     return subprocess.Popen(
         [sys.executable, ROOT / "tools" / "ukl-run", "--qemu", str(folder), *words],
         cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "XDG_STATE_HOME": str(state)},
+        env=environment(folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -90,6 +100,49 @@ def test_it_serves_until_it_is_asked_to_stop(folder: Path, number: signal.Signal
     assert process.returncode == 0, err
     assert "stopping: power button" in console
     assert "the application exited with status 0" in err
+
+
+@NEEDS_PASST
+def test_a_thousand_connections_at_once_are_answered(redis_image: Path, tmp_path: Path) -> None:
+    """All stay open, and all are answered again."""
+    folder = tmp_path / "redis"
+    folder.symlink_to(redis_image)
+    wanted = 1000
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+    async def ping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        writer.write(b"PING\r\n")
+        return await reader.readline()
+
+    async def talk(port: int) -> list[bytes]:
+        async with asyncio.timeout(ENOUGH_S):
+            opened = (asyncio.open_connection("127.0.0.1", port) for _ in range(wanted))
+            streams = await asyncio.gather(*opened)
+            return [
+                answer
+                for _ in range(2)
+                for answer in await asyncio.gather(*(ping(*pair) for pair in streams))
+            ]
+
+    with start(folder, "-p", "0:6379", "-q", "--detach", "--json") as process:
+        out, err = process.communicate(timeout=ENOUGH_S)
+        assert process.returncode == 0, err
+        record = json.loads(out)
+    port = record["ports"][0]["host"]
+
+    def answers() -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 10) as client:
+            client.sendall(b"PING\r\n")
+            return client.recv(100) == b"+PONG\r\n"
+        return False
+
+    try:
+        wait_for(answers, "the first answer", ENOUGH_S)
+        assert asyncio.run(talk(port)) == [b"+PONG\r\n"] * (2 * wanted)
+    finally:
+        argv = [sys.executable, ROOT / "tools" / "ukl", "stop", record["name"]]
+        subprocess.run(argv, env=environment(folder), check=True, timeout=ENOUGH_S)
 
 
 def test_arguments_reach_the_application(folder: Path) -> None:

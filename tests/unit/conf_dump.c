@@ -48,7 +48,8 @@ __attribute__((noreturn, used)) static void main(void)
 		if (conf.limits[i].set)
 			out("%s\"%d\":[%l,%l]", n++ ? "," : "", i, (int64_t)conf.limits[i].soft,
 			    (int64_t)conf.limits[i].hard);
-	out("},\"ip\":[%d,\"%a\",%u,\"%a\"],\"dns\":[", conf.ip.how, conf.ip.addr, conf.ip.prefix, conf.ip.router);
+	out("},\"ip\":[%d,\"%a\",%u,\"%a\"],", conf.ip.how, conf.ip.addr, conf.ip.prefix, conf.ip.router);
+	out("\"lease\":[\"%a\",%u],\"dns\":[", conf.lease.addr, conf.lease.prefix);
 	for (size_t i = 0; i < conf.n_dns; i++)
 		out("%s\"%a\"", i ? "," : "", conf.dns[i]);
 	out("],\"waits\":[%l,%l,%l],\"jobs\":[", conf.dhcp_wait, conf.stop_wait, conf.entropy_wait);

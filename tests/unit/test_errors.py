@@ -51,7 +51,7 @@ from ukl_build.image import Init, SmokeRun
 from ukl_build.lint import cli as lint_cli
 from ukl_build.measure import cli as measure_cli
 from ukl_build.measure import counts, report
-from ukl_build.run import accel, cli, control, disk, execute, session
+from ukl_build.run import accel, cli, control, disk, execute, network, session
 from ukl_build.run.machine import Machine, busy
 from ukl_build.run.outcome import GuestError, Record, classify
 from ukl_build.run.records import Store
@@ -439,7 +439,15 @@ def _(at: Path) -> None:
 def _(at: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         forward = Forward(server.getsockname()[1], 80)
-        ended(test_run_machine.machine(at, "halt", network=True, forwards=(forward,)))
+        ended(
+            test_run_machine.machine(at, "halt", network=test_run_machine.USER, forwards=(forward,))
+        )
+
+
+@trigger("network-failed")
+def _(at: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as end:
+        network.start_passt([Forward(server.getsockname()[1], 80)], end)
 
 
 @trigger("qemu-failed")
@@ -488,7 +496,9 @@ def _(at: Path) -> None:
 
 @trigger("guest-no-answer")
 def _(at: Path) -> None:
-    with test_run_machine.machine(at, "halt", network=True, forwards=(Forward(0, 80),)) as it:
+    with test_run_machine.machine(
+        at, "halt", network=test_run_machine.USER, forwards=(Forward(0, 80),)
+    ) as it:
         it.start()
         it.ask(80, b"?", b"!", deadline_s=0.5)
 

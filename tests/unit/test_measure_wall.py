@@ -15,7 +15,7 @@ from ukl_build.measure import cli, wall
 from ukl_build.measure.guest import Programs
 from ukl_build.model import store_result
 from ukl_build.recipe import Bench
-from ukl_build.run.vm import Accel, Vm
+from ukl_build.run.vm import Accel, Network, Vm
 
 LINES = ["bench: ready at 5", "bench: 10 2 a", "bench: took 30000 50000", "bench: done"]
 
@@ -67,7 +67,7 @@ def test_images_run_in_turn_without_the_plugin(
 
     def fake(vm: Vm, scratch: Path, **over: Any) -> list[str]:
         assert (vm.accel, vm.repeatable, vm.network, vm.extra, vm.cpus) == (
-            *(Accel.KVM, False, False, (), 1),
+            *(Accel.KVM, False, Network.NONE, (), 1),
         )
         ran.append((vm.name, "pti=on" in vm.cmdline))
         return LINES

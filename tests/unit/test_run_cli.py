@@ -135,7 +135,9 @@ def test_an_error_is_told_as_json(place: Place) -> None:
 def test_quiet_says_nothing_and_verbose_says_more(place: Place) -> None:
     place.image("power_off", exited(3))
     assert place.run("--qemu", "app", "-q") == (3, exited(3), "")
-    assert "QEMU: qemu-system-x86_64 " in place.run("--qemu", "app", "--verbose")[2]
+    said = place.run("--qemu", "app", "--verbose")[2]
+    assert "command line: " in said
+    assert "qemu-system-x86_64 -nodefaults" in said
 
 
 def test_an_unknown_image_is_named_with_its_nearest(place: Place) -> None:

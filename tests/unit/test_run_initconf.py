@@ -149,6 +149,7 @@ def test_everything_else_arrives(reader: Reader) -> None:
         "groups": [5, 6],
         "limits": {"4": [0, UNLIMITED], "7": [100, 200], "8": [UNLIMITED, UNLIMITED]},
         "ip": [2, "10.1.2.3", 8, "10.0.0.1"],
+        "lease": ["0.0.0.0", 0],
         "dns": ["9.9.9.9", "1.1.1.1"],
         "waits": [3000, 4000, 0],
         "jobs": [
@@ -198,9 +199,10 @@ def test_the_command_line_has_the_last_word(reader: Reader) -> None:
     got = reader.read(
         render(InitConf()),
         cmdline='console=ttyS0 ukl.ip=10.0.0.5/24,10.0.0.1 ukl.env="A=b c" ukl.uid=7 '
-        "uklnot=1 quiet ukl.stop-wait=1 -- ukl.uid=8",
+        "ukl.lease=10.0.2.15/24 uklnot=1 quiet ukl.stop-wait=1 -- ukl.uid=8",
     )
     assert got["ip"] == [2, "10.0.0.5", 24, "10.0.0.1"]
+    assert got["lease"] == ["10.0.2.15", 24]
     assert got["env"][-1] == "A=b c"
     assert got["uid"] == 7
     assert got["waits"][1] == 1000
@@ -211,7 +213,15 @@ def test_the_command_line_has_the_last_word(reader: Reader) -> None:
     [
         *("unknown=1", "novalue", "uid=-1", "uid=4294967295", "uid=99999999999999999999", "uid="),
         *("gid=1x", "rlimit=nofile:1", "rlimit=nofile:3:2", "rlimit=nofiles:1:1", "env=NOVALUE"),
-        *("env==x", "ip=10.0.0.1", "ip=10.0.0.1/33", "ip=10.0.0.256/8", "ip=1.2.3/8", "ip=dhcp,1"),
+        *(
+            "env==x",
+            "ip=10.0.0.1",
+            "ip=10.0.0.1/33",
+            "ip=10.0.0.256/8",
+            "ip=1.2.3/8",
+            "ip=dhcp,1",
+            "lease=10.0.2.15",
+        ),
         *("dns=1.2.3.4.5", "arg=\\q", "arg=\\x4", "arg=\\x00", "arg=tail\\", "clear=app"),
         *("job=before", "job=later /x", "job=before,uid=x /x", "job=before,what /x"),
         *("job=before  /x", "job=before /x ", "job=before \\e", "job=before,any=1 /x"),

@@ -21,10 +21,13 @@ from ukl_build.errors import UklError
 from ukl_build.image import Init, Protocol
 from ukl_build.run.machine import Machine
 from ukl_build.run.outcome import GuestError, Kind, Outcome
-from ukl_build.run.vm import Forward, Vm
+from ukl_build.run.vm import Forward, Network, Vm
 
 ENOUGH_S = 30.0
 """Far more than these guests need on a busy machine; a test that waits so long fails."""
+
+
+USER, NONE = Network.USER, Network.NONE
 
 
 def machine(folder: Path, end: str, text: str = "", **changes: object) -> Machine:
@@ -33,7 +36,7 @@ def machine(folder: Path, end: str, text: str = "", **changes: object) -> Machin
         name=end,
         kernel=assemble(folder / "guest", end, text),
         memory_mib=32,
-        network=False,
+        network=NONE,
         init=Init.DIRECT,
     )
     return Machine(replace(vm, **changes), console=folder / "console.log")  # type: ignore[arg-type]
@@ -213,7 +216,7 @@ def test_a_name_with_commas_is_taken_as_it_is(tmp_path: Path) -> None:
 
 def test_qemu_says_which_free_ports_it_took(tmp_path: Path) -> None:
     forwards = (Forward(0, 5555), Forward(0, 555), Forward(0, 53, Protocol.UDP))
-    with machine(tmp_path, "halt", network=True, forwards=forwards) as it:
+    with machine(tmp_path, "halt", network=USER, forwards=forwards) as it:
         it.start()
         ports = [it.host_port(port.guest, port.proto) for port in forwards]
         assert len(set(ports)) == 3
@@ -223,11 +226,11 @@ def test_qemu_says_which_free_ports_it_took(tmp_path: Path) -> None:
 
 
 def test_a_taken_port_is_said_before_qemu_starts(tmp_path: Path) -> None:
-    with machine(tmp_path, "halt", network=True, forwards=(Forward(0, 5555),)) as first:
+    with machine(tmp_path, "halt", network=USER, forwards=(Forward(0, 5555),)) as first:
         first.start()
         port = first.host_port(5555)
         with (
-            machine(tmp_path, "halt", network=True, forwards=(Forward(port, 5555),)) as second,
+            machine(tmp_path, "halt", network=USER, forwards=(Forward(port, 5555),)) as second,
             pytest.raises(UklError, match=f"127.0.0.1:{port}/tcp") as caught,
         ):
             second.start()
@@ -236,7 +239,7 @@ def test_a_taken_port_is_said_before_qemu_starts(tmp_path: Path) -> None:
 
 def test_a_connection_is_no_answer(tmp_path: Path) -> None:
     # QEMU's network accepts it although the guest has no network at all.
-    with machine(tmp_path, "halt", network=True, forwards=(Forward(0, 5555),)) as it:
+    with machine(tmp_path, "halt", network=USER, forwards=(Forward(0, 5555),)) as it:
         it.start()
         with pytest.raises(UklError) as caught:
             it.ask(5555, b"hello\n", b"hello\n", deadline_s=2.0)
@@ -245,7 +248,7 @@ def test_a_connection_is_no_answer(tmp_path: Path) -> None:
 
 
 def test_a_guest_that_dies_while_asked_is_reported_at_once(tmp_path: Path) -> None:
-    with machine(tmp_path, "triple_fault", network=True, forwards=(Forward(0, 5555),)) as it:
+    with machine(tmp_path, "triple_fault", network=USER, forwards=(Forward(0, 5555),)) as it:
         it.start()
         assert it.wait(ENOUGH_S) == Outcome(Kind.RESET)
         start = time.monotonic()
@@ -271,7 +274,7 @@ ORPHAN = """
     from ukl_build.run.machine import Machine
     from ukl_build.run.vm import Vm
 
-    vm = Vm("orphan", kernel=Path(sys.argv[1]), memory_mib=32, network=False, init=Init.DIRECT)
+    vm = Vm("orphan", kernel=Path(sys.argv[1]), memory_mib=32, init=Init.DIRECT)
     machine = Machine(vm, console=Path(sys.argv[2]))
     machine.start()
     print(machine.pid, flush=True)

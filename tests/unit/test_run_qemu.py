@@ -14,6 +14,7 @@ from ukl_build.run.vm import (
     Drive,
     Folder,
     Forward,
+    Network,
     Vm,
     from_image,
     guarded,
@@ -88,7 +89,7 @@ def test_gdb_is_waited_for_on_this_machine_only() -> None:
 
 
 def test_a_machine_can_be_without_a_network() -> None:
-    words = " ".join(argv(Vm("x", network=False), WIRING))
+    words = " ".join(argv(Vm("x", network=Network.NONE), WIRING))
     assert "netdev" not in words
     assert "virtio-net" not in words
 

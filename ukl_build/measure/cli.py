@@ -27,7 +27,6 @@ from ukl_build.model import store_result
 from ukl_build.recipe import AppRecipe, Bench
 from ukl_build.recipe import load as load_recipe
 from ukl_build.run import accel, qemu
-from ukl_build.run.machine import INSTALL_QEMU
 from ukl_build.run.vm import Accel, from_image
 
 PTI = {"off": (False,), "on": (True,), "both": (False, True)}
@@ -160,7 +159,7 @@ def qemu_version() -> str:
 
     :raise UklError: ``tool-missing`` or ``tool-failed``.
     """
-    program = proc.which(qemu.PROGRAM, hint=INSTALL_QEMU)
+    program = proc.which(qemu.PROGRAM, hint=qemu.INSTALL)
     return proc.run([program, "--version"]).stdout.splitlines()[0]
 
 

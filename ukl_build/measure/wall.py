@@ -25,7 +25,7 @@ from ukl_build.measure.guest import Programs, machine, over, to_its_end
 from ukl_build.measure.report import BASE
 from ukl_build.model import Model
 from ukl_build.recipe import Bench
-from ukl_build.run.vm import Accel
+from ukl_build.run.vm import Accel, Network
 
 ROUNDS = 5
 """Runs of each image, all in turn: what slows the host down for a while slows all of them."""
@@ -127,7 +127,10 @@ def measure(
                 say(f"{name}, pti={'on' if pti else 'off'}, round {number + 1} of {rounds}")
                 image = load(folder / IMAGE_FILE)
                 vm = replace(
-                    machine(image, folder, pti=pti), accel=accel, repeatable=False, network=False
+                    machine(image, folder, pti=pti),
+                    accel=accel,
+                    repeatable=False,
+                    network=Network.NONE,
                 )
                 with tempfile.TemporaryDirectory(prefix="ukl-bench-") as scratch:
                     lines = to_its_end(vm, Path(scratch), **over(image, bench, programs))

@@ -22,7 +22,7 @@ from ukl_build import files
 from ukl_build.errors import UklError
 from ukl_build.image import Init
 from ukl_build.run.machine import Machine
-from ukl_build.run.vm import Accel, Drive, Vm
+from ukl_build.run.vm import Accel, Drive, Network, Vm
 
 DEVICE = Path("/dev/kvm")
 
@@ -95,7 +95,7 @@ def probe(using: Accel = Accel.KVM) -> str | None:
             name="kvm-probe",
             accel=using,
             memory_mib=32,
-            network=False,
+            network=Network.NONE,
             drives=(Drive(disk, read_only=True),),
             init=Init.DIRECT,
             extra=("-device", exit_device),

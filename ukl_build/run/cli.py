@@ -20,7 +20,7 @@ from ukl_build.run import attach, background, overview, prepare, records
 from ukl_build.run.attend import Asked, talk
 from ukl_build.run.outcome import EXIT_STATUS, Kind
 from ukl_build.run.session import Ready, run
-from ukl_build.run.vm import Forward
+from ukl_build.run.vm import Forward, Network
 
 GDB_PORT = 1234
 """QEMU's own choice, and the one in everybody's notes."""
@@ -146,6 +146,7 @@ def parser() -> argparse.ArgumentParser:
             prog, max_help_position=26
         ),
         allow_abbrev=False,
+        add_help=False,
     )
 
     def add(group: argparse._ArgumentGroup, *names: str, **what: Any) -> argparse.Action:
@@ -181,6 +182,13 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help="a port of this machine; HOST 0 is a free one; /udp",
+    )
+    add(
+        *(with_, "--network"),
+        metavar="HOW",
+        choices=["auto", *Network],
+        default="auto",
+        help="passt, user (QEMU's own) or none; otherwise what works",
     )
     add(
         *(with_, "-v"),
@@ -229,6 +237,7 @@ def parser() -> argparse.ArgumentParser:
     add(shown, "--log-file", metavar="FILE", type=Path, help="where the console goes")
     add(shown, "-q", "--quiet", action="store_true", help="say nothing but errors")
     add(shown, "--verbose", action="store_true", help="say more")
+    add(shown, "-h", "--help", action="help", help="show this and exit")
     add(shown, "--no-color", action="store_true", help="as NO_COLOR in the environment")
     return made
 

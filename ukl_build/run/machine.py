@@ -36,10 +36,10 @@ from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError, Runstate
 from ukl_build import proc
 from ukl_build.errors import UklError
 from ukl_build.image import Init, Protocol
-from ukl_build.run import lifeline, ports, qemu
+from ukl_build.run import lifeline, network, ports, qemu
 from ukl_build.run.execute import SESSIONS, Relay
 from ukl_build.run.outcome import GuestError, Kind, Outcome, Record, classify
-from ukl_build.run.vm import Forward, Vm
+from ukl_build.run.vm import Forward, Network, Vm
 
 T = TypeVar("T")
 Event = dict[str, object]
@@ -66,7 +66,14 @@ MAX_WORDS = 64 * 1024
 MAX_EVENTS = 100_000
 """A guest is not trusted: it cannot make us hold more than this."""
 
-INSTALL_QEMU = "install it; on Debian it is in the package qemu-system-x86"
+
+def _usernet(listed: str) -> network.HostPorts:
+    """Return which ports QEMU has bound, of what ``info usernet`` lists."""
+    pattern = r"^\s*(TCP|UDP)\[HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s+\S+\s+(\d+)\s"
+    found = re.findall(pattern, listed, re.MULTILINE)
+    return {
+        (Protocol(proto.lower()), int(guest)): int(host) for proto, host, guest in reversed(found)
+    }
 
 
 def _monitor(line: str) -> tuple[str, dict[str, object]]:
@@ -91,7 +98,7 @@ class _Session:
         self.events: list[Event] = []
         self.changed = asyncio.Condition()
         self.outcome: Outcome | None = None
-        self.usernet = ""
+        self.host_ports: network.HostPorts = {}
         self.relay: Relay | None = None
         self.tasks: list[asyncio.Task[None]] = []
         self.starting: asyncio.Task[None] | None = None
@@ -109,7 +116,15 @@ class _Session:
             os.close(os.open(self.console, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
             execute, execute_end = socket.socketpair()
             ends.enter_context(execute_end)
-            inherited = (qmp_end.fileno(), status_end.fileno(), execute_end.fileno())
+            inherited = [qmp_end.fileno(), status_end.fileno(), execute_end.fileno()]
+            if self.vm.network is Network.PASST:
+                card, passt_end = socket.socketpair()
+                ends.enter_context(card)
+                ends.enter_context(passt_end)
+                self.host_ports = await asyncio.to_thread(
+                    network.start_passt, self.vm.forwards, passt_end
+                )
+                inherited.append(card.fileno())
             wiring = qemu.Wiring.inherited(inherited, self.console)
             # -S: the guest runs from `cont` on, when events can be heard.  One that resets at once
             # would be over before the greeting.
@@ -138,9 +153,9 @@ class _Session:
                 self.connected = True
             finally:
                 self.negotiated.set()
-            if self.vm.forwards:
+            if self.vm.forwards and self.vm.network is Network.USER:
                 # While the guest stands still, so that it cannot end before the answer.
-                self.usernet = str(await self.execute(*_monitor("info usernet")))
+                self.host_ports = _usernet(str(await self.execute(*_monitor("info usernet"))))
             if self.vm.gdb is None:
                 await self.client.execute("cont")
         except (QMPError, TimeoutError, OSError) as error:
@@ -333,7 +348,7 @@ class Machine:
         """
         self.vm = vm
         self.console = console
-        program = proc.which(qemu.PROGRAM, hint=INSTALL_QEMU)
+        program = proc.which(qemu.PROGRAM, hint=qemu.INSTALL)
         self._loop = asyncio.new_event_loop()
         # A daemon, so that an exception on its way out of the main thread is not held up; QEMU's
         # life hangs on this thread's.
@@ -482,20 +497,17 @@ class Machine:
     def host_port(self, guest: int, proto: Protocol = Protocol.TCP) -> int:
         """Return the host's port that leads to one of the guest.
 
-        Asked of QEMU, which has bound it: a free port that we had looked for could be taken by
-        somebody else before QEMU comes to it.
+        Of a free one, whoever has bound it has the word: what we had looked for could be taken by
+        somebody else before.
 
         :raise UklError: ``internal`` if the port is not forwarded.
         """
-        pattern = re.compile(
-            rf"{proto.value.upper()}\[HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s+\S+\s+{guest}\s"
-        )
-        found = pattern.search(self._session.usernet)
+        found = self._session.host_ports.get((proto, guest))
         if found is None:
             raise UklError(
                 "internal", f"port {guest}/{proto} of the guest is not forwarded", hint="report it"
             )
-        return int(found.group(1))
+        return found
 
     def gdb_port(self) -> int:
         """Return the host's port on which the machine waits for gdb; asked as in :meth:`host_port`.

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ukl_build.initconf import EXEC_PORT, STATUS_PORT, share_tag
-from ukl_build.run.vm import LOCALHOST, Accel, Vm
+from ukl_build.run.vm import LOCALHOST, Accel, Network, Vm
 
 PROGRAM = "qemu-system-x86_64"
+INSTALL = "install it; on Debian it is in the package qemu-system-x86"
 
 CPU_MODELS = {
     Accel.KVM: "host",
@@ -75,17 +76,20 @@ class Wiring:
     """What is asked of the guest's init."""
     console: str
     """The serial line."""
+    passt: str = ""
+    """Address of the connection with passt, as options of ``-netdev stream``."""
 
     @classmethod
     def inherited(cls, sockets: Sequence[int], console: Path) -> Wiring:
         """Return that of a machine that we watch.
 
         :param sockets: descriptors, inherited by QEMU, of its ends of socket pairs: for QMP, for
-            the guest's status port, and for its port for programs.
+            the guest's status port, for its port for programs, and for passt if there is that.
         :param console: file that takes the serial console.
         """
-        qmp, status, execute = (f"socket,fd={one}" for one in sockets)
-        return cls(qmp, status, execute, f"file,path={escape(console)}")
+        qmp, status, execute = (f"socket,fd={one}" for one in sockets[:3])
+        passt = "".join(f"addr.type=fd,addr.str={one}" for one in sockets[3:])
+        return cls(qmp, status, execute, f"file,path={escape(console)}", passt)
 
 
 # The guest waits for a status port that nobody has opened, which a file is from the start.
@@ -121,12 +125,13 @@ def argv(vm: Vm, wiring: Wiring, *, program: str = PROGRAM) -> list[str]:
         words += ["-device", f"virtserialport,chardev=exec,name={EXEC_PORT}"]
         words += ["-device", f"virtserialport,chardev=status,name={STATUS_PORT}"]
         words += ["-device", f"virtio-rng-pci,{VIRTIO}"]
-    if vm.network and not vm.repeatable:
+    if vm.network is not Network.NONE and not vm.repeatable:
         forwards = "".join(
             f",hostfwd={forward.proto.value}:{forward.address}:{forward.host}-:{forward.guest}"
             for forward in vm.forwards
         )
-        words += ["-netdev", f"user,id=net{forwards}"]
+        backend = f"stream,id=net,server=off,{wiring.passt}"
+        words += ["-netdev", f"user,id=net{forwards}" if vm.network is Network.USER else backend]
         # romfile: the boot ROM for starting from the network would be searched and run.
         words += ["-device", f"virtio-net-pci,netdev=net,romfile=,{VIRTIO}"]
     for number, drive in enumerate(vm.drives):

@@ -18,7 +18,7 @@ from platformdirs import user_state_path
 from ukl_build import files
 from ukl_build.errors import UklError, refused
 from ukl_build.image import IMAGE_FILE, Image, Init, load
-from ukl_build.run import accel, attach, attend, prepare, qemu, records
+from ukl_build.run import accel, attach, attend, network, prepare, records
 from ukl_build.run.attend import Asked, talk
 from ukl_build.run.control import Server
 from ukl_build.run.crash.report import Report, explained
@@ -29,6 +29,7 @@ from ukl_build.run.vm import (
     REPORT_PARAMETERS,
     Accel,
     Forward,
+    Network,
     Vm,
     from_image,
 )
@@ -56,6 +57,10 @@ def _check(options: argparse.Namespace, image: Image) -> None:
             f"the smoke test of {image.name} has arguments of its own",
             "leave --smoke out, or the arguments",
         )
+    if options.network == Network.NONE and options.forwards:
+        refuse("-p forwards ports to a network card, and there is none", "leave --network none out")
+    if options.network == Network.NONE and options.smoke and image.smoke:
+        refuse("the smoke test asks over the network", "leave --network none out")
     if options.quiet and options.verbose:
         refuse("-q and --verbose ask for opposite things", "leave one of the two out")
 
@@ -68,6 +73,7 @@ class _Plan:
     folder: Path
     found: attach.Attached
     verdict: accel.Verdict
+    net: network.Verdict
     boots: tuple[tuple[Vm, Sequence[str]], ...]
     """Machine after machine, with the application's arguments; several of a smoke test's runs."""
 
@@ -89,8 +95,10 @@ def _plan(options: argparse.Namespace, scratch: Path) -> _Plan:
     )
     vm = found.to(replace(vm, memory_mib=options.memory or vm.memory_mib))
     verdict = accel.here(options.accel)
+    net = network.here(options.network)
     vm = replace(
         vm,
+        network=net.network,
         cpus=options.cpus or vm.cpus,
         accel=verdict.accel,
         forwards=tuple(forwards),
@@ -100,6 +108,8 @@ def _plan(options: argparse.Namespace, scratch: Path) -> _Plan:
         vm = prepare.with_env(vm, dict(options.env))
     # What gdb reads of vmlinux is where the kernel was linked, not where KASLR would put it.
     vm = prepare.with_parameters(vm, "nokaslr" if options.gdb is not None else "")
+    if net.network is Network.PASST and image.init is Init.RING3:
+        vm = prepare.with_parameters(vm, network.LEASE)
     vm = prepare.with_parameters(vm, options.append)
     runs = image.smoke_runs if options.smoke else ()
     argvs: list[Sequence[str]] = [one.args for one in runs] or [options.args]
@@ -107,17 +117,17 @@ def _plan(options: argparse.Namespace, scratch: Path) -> _Plan:
         (prepare.with_args(vm, args) if args and image.init is Init.DIRECT else vm, args)
         for args in argvs
     ]
-    return _Plan(image, folder, found, verdict, tuple(boots))
+    return _Plan(image, folder, found, verdict, net, tuple(boots))
 
 
 def _dry_run(plan: _Plan, options: argparse.Namespace) -> int:
     """Print QEMU's command line, and make nothing but what that reads."""
     folder = records.runtime_folder() / "dry-run"
+    records.private(folder.parent)
+    folder.mkdir(exist_ok=True)
 
     def place(data: bytes) -> Path:
-        records.private(folder.parent)
         path = folder / f"{hashlib.sha256(data).hexdigest()[:16]}.cpio"
-        folder.mkdir(exist_ok=True)
         files.write(path, data)
         return path
 
@@ -127,7 +137,7 @@ def _dry_run(plan: _Plan, options: argparse.Namespace) -> int:
     env = dict(options.env)
     for vm, args in plan.boots:
         ready = prepare.with_overlay(vm, plan.image, args, env, plan.found, place=place)
-        print(shlex.join(qemu.argv(ready, qemu.TERMINAL)))
+        print(network.by_hand(ready, folder))
     return 0
 
 
@@ -215,7 +225,8 @@ class _Session:
         talk.info(
             f"starting {held.record.name} under {how}, {plan.verdict.why}; console log: {console}"
         )
-        talk.debug("QEMU: %s", shlex.join(qemu.argv(full, qemu.TERMINAL)))
+        talk.debug("network: %s, %s", plan.net.network, plan.net.why)
+        talk.debug("command line: %s", network.by_hand(full, records.runtime_folder()))
         machine = Machine(full, console=console)
         with explained(machine, plan.image, plan.folder, self._crashed), machine:
             run = attend.Run(machine, plan.image, options.timeout, server)

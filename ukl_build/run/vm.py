@@ -20,6 +20,17 @@ class Accel(StrEnum):
     TCG = "tcg"
 
 
+class Network(StrEnum):
+    """What a guest's network card leads to."""
+
+    PASST = "passt"
+    """A process beside QEMU."""
+    USER = "user"
+    """QEMU itself (slirp)."""
+    NONE = "none"
+    """There is no card."""
+
+
 @dataclass(frozen=True)
 class Forward:
     """A port of the host that leads to a port of the guest."""
@@ -66,7 +77,8 @@ class Vm:
     cpu: str | None = None
     """QEMU's CPU model; chosen by the accelerator if None."""
     forwards: tuple[Forward, ...] = ()
-    network: bool = True
+    network: Network = Network.USER
+    """QEMU's own by default: it is wherever QEMU is."""
     drives: tuple[Drive, ...] = ()
     folders: tuple[Folder, ...] = ()
     init: Init = Init.RING3
