@@ -96,8 +96,10 @@ def write(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
             os.fsync(file.fileno())
         temporary.chmod(mode)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # write(2) and fsync(2) know a descriptor alone
         raise
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -352,7 +353,7 @@ def test_a_killed_ukl_run_is_seen_as_such(place: Place) -> None:
     os.kill(found["pid"], signal.SIGKILL)
     assert gone(found["qemu_pid"])
     assert gone(found["pid"])
-    assert "lost: its ukl-run was killed" in place.ukl("ps", "-a")[1]
+    assert "lost: ukl-run was killed, or the disk full" in place.ukl("ps", "-a")[1]
     assert place.ukl("stop", name)[0] == 2
     # Its socket is still there, and is no hindrance.
     assert Path(found["socket"]).exists()
@@ -458,6 +459,55 @@ def test_a_full_disk_does_not_hide_how_it_ended(place: Place) -> None:
     assert "warning: how it ended cannot be kept" in err
 
 
+MOUNT = ("unshare", "--mount", *(() if os.geteuid() == 0 else ("--map-root-user",)))
+"""With mounts of its own, as root of its own if need be."""
+
+
+@pytest.mark.skipif(
+    subprocess.run([*MOUNT, "true"], capture_output=True, check=False).returncode != 0,
+    reason="nothing can be mounted here",
+)
+@pytest.mark.parametrize(
+    ("size", "status", "said"),
+    [
+        # Nothing can be written from the start; while it runs; and there is just enough.
+        ("4k", 3, r"error\[system\]: /.*machine.json: No space left on device"),
+        ("64k", 243, "how it ended cannot be kept: .*No space left on device: '/.*ended.json'"),
+        ("256k", 7, "exited with status 7"),
+    ],
+)
+def test_on_a_full_disk_nothing_is_left_running_or_lost(
+    place: Place, size: str, status: int, said: str
+) -> None:
+    place.image("power_off", "x" * 100_000 + "\n" + exited(7))
+    (place.root / "state").mkdir()
+    (place.root / "tmp" / "mine").touch()
+    python = f"{shlex.quote(sys.executable)} -m ukl_build"
+    ukl_run, ukl = f"{python}.run.cli", f"{python}.ukl"
+    done = subprocess.run(
+        [
+            *(*MOUNT, "sh", "-c"),
+            f"mount -t tmpfs -o size={size} tmpfs state && {{"
+            f" {ukl_run} --qemu app > out; echo status $?; {ukl} ps -q; {ukl} ps -a;"
+            # What is not needed any more can be removed, and then there is room.
+            f" {ukl} rm app-1 && find state -type f && echo x > state/x; }}",
+        ],
+        cwd=place.root,
+        env=place.env,
+        capture_output=True,
+        text=True,
+        timeout=ENOUGH_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(said, done.stderr), done.stderr
+    ended = "exited (7)" if status == 7 else "lost: "
+    first, _, app, *rest = done.stdout.splitlines()
+    assert (first, ended in app) == (f"status {status}", True), done.stdout
+    assert rest == ["app-1", "state/ukl-build/machines/lock"]
+    assert [path.name for path in (place.root / "tmp").iterdir()] == ["mine"]
+
+
 def test_two_users_do_not_see_each_other(place: Place, tmp_path: Path) -> None:
     name = machine(place)
     other = Place(tmp_path / "other")
@@ -475,7 +525,7 @@ def test_two_users_do_not_see_each_other(place: Place, tmp_path: Path) -> None:
     [
         ({"alive": True, "qemu_pid": None}, "starting"),
         ({"alive": True, "qemu_pid": 1}, "up 5 min"),
-        ({"alive": False}, "lost: its ukl-run was killed"),
+        ({"alive": False}, "lost: ukl-run was killed, or the disk full"),
         (
             {"alive": False, "ended": Ended(status=2, text="", error="run-invalid", ended_s=1.0)},
             "run-invalid 5 min ago",

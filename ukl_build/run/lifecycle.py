@@ -90,7 +90,7 @@ def state(entry: Entry, now_s: float) -> str:
             return "starting"
         return f"up {age(now_s - entry.record.started_s)}"
     if entry.ended is None:
-        return "lost: its ukl-run was killed"
+        return "lost: ukl-run was killed, or the disk full"
     how = entry.ended
     kind = how.kind.value if how.kind else how.error
     status = f" ({how.status})" if how.kind is not None else ""

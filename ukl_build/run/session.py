@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import os
 import shlex
@@ -274,6 +275,8 @@ class _Session:
                 except OSError as refusal:
                     # A full disk does not change how it ended.
                     talk.warning("warning: how it ended cannot be kept: %s", refusal)
+                    if refusal.errno == errno.ENOSPC:
+                        talk.warning("warning: the end of the console log may be missing as well")
         if self.options.json and not self.options.detach and not self.options.dry_run:
             print(records.as_json(record, how), flush=True)
 
