@@ -102,7 +102,7 @@ def built() -> Path:
     return outputs("UKL_TEST_BUILD")
 
 
-FOR_TESTS = ("fragments=test,ext4,virtio-blk,9p", "build=build/test")
+FOR_TESTS = ("fragments=test,ext4,virtio-blk,9p,watchdog", "build=build/test")
 
 
 @pytest.fixture(scope="session")

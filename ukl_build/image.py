@@ -126,17 +126,19 @@ class App(Model):
 
 
 class Feature(StrEnum):
-    """What a kernel must have for disks and folders; the value is the fragment that brings it."""
+    """What a kernel must have for the devices of some machines; its value is a fragment's name."""
 
     EXT4 = "ext4"
     VIRTIO_BLK = "virtio-blk"
     NINE_P = "9p"
+    WATCHDOG = "watchdog"
 
 
 FEATURE_OPTIONS = {
     Feature.EXT4: ("EXT4_FS",),
     Feature.VIRTIO_BLK: ("VIRTIO_BLK",),
     Feature.NINE_P: ("9P_FS", "NET_9P_VIRTIO"),
+    Feature.WATCHDOG: ("WATCHDOG", "I6300ESB_WDT"),
 }
 """Options that make a feature, all of them, without CONFIG_."""
 
@@ -209,7 +211,7 @@ class Image(Model):
     disks: tuple[Disk, ...] = ()
     shares: tuple[Share, ...] = ()
     features: tuple[Feature, ...] = ()
-    """What the kernel has of what disks and folders need."""
+    """What the kernel has for devices that not each machine has."""
     licences: dict[str, str] = Field(default_factory=dict)
     """SPDX expression of each part of the one work that the kernel is, by the part's name."""
     redistributable: bool = False

@@ -380,7 +380,7 @@ def licences(
 
 
 def features(config: Mapping[str, str]) -> tuple[Feature, ...]:
-    """Return what a kernel has of what disks and folders need.
+    """Return what a kernel has for devices that not each machine has.
 
     :param config: its configuration, without ``CONFIG_``.
     """

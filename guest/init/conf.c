@@ -321,6 +321,8 @@ static bool set(const char *key, char *value)
 		return seconds(value, &conf.stop_wait);
 	if (equal(key, "entropy-wait"))
 		return seconds(value, &conf.entropy_wait);
+	if (equal(key, "watchdog"))
+		return seconds(value, &conf.watchdog);
 	if (equal(key, "clear"))
 		return clear(value);
 	return false;

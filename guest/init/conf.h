@@ -70,6 +70,7 @@ struct conf {
 	uint32_t dns[MAX_DNS];
 	size_t n_dns;
 	int64_t dhcp_wait, stop_wait, entropy_wait; /* ms */
+	int64_t watchdog; /* ms, 0: none */
 	struct job jobs[MAX_JOBS];
 	size_t n_jobs;
 };

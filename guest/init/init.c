@@ -12,6 +12,7 @@
 #include <linux/reboot.h>
 #include <linux/signalfd.h>
 #include <linux/wait.h>
+#include <linux/watchdog.h>
 
 #include "conf.h"
 #include "dhcp.h"
@@ -35,6 +36,48 @@ static int64_t kill_at = FOREVER; /* in STOPPING */
 
 static struct dhcp dhcp;
 static bool dhcp_on;
+
+static int watchdog = -1;
+static int64_t feed_at = FOREVER;
+
+static void watchdog_open(void)
+{
+	int seconds = (int)(conf.watchdog / 1000);
+	long error;
+
+	if (!conf.watchdog)
+		return;
+	error = SYS3(open, "/dev/watchdog", O_WRONLY | O_CLOEXEC, 0);
+	if (error >= 0) {
+		watchdog = (int)error;
+		feed_at = now();
+		error = SYS3(ioctl, watchdog, WDIOC_SETTIMEOUT, &seconds);
+	}
+	if (error < 0) {
+		say("cannot use the watchdog (errno %d)", (int)-error);
+		status("\"event\":\"warning\",\"what\":\"watchdog\",\"errno\":%d", (int)-error);
+	}
+}
+
+/* Three times in what it waits: that one is late is no hang yet. */
+static void watchdog_feed(void)
+{
+	if (now() < feed_at)
+		return;
+	SYS3(write, watchdog, "", 1);
+	feed_at = now() + conf.watchdog / 3;
+}
+
+/* The way down takes as long as the disks do. */
+static void watchdog_close(void)
+{
+	if (watchdog < 0)
+		return;
+	SYS3(write, watchdog, "V", 1); /* without it the driver goes on (watchdog-api.rst) */
+	SYS1(close, watchdog);
+	watchdog = -1;
+	feed_at = FOREVER;
+}
 
 static void become(const void *what, struct trouble *trouble)
 {
@@ -204,6 +247,7 @@ __attribute__((noreturn)) static void finish(void)
 {
 	int64_t end = now() + (conf.stop_wait < 2000 ? conf.stop_wait : 2000);
 
+	watchdog_close();
 	SYS2(kill, -1, SIG_TERM);
 	while (reap()) {
 		if (now() >= end) {
@@ -367,7 +411,9 @@ __attribute__((noreturn)) static void loop(int signals, int acpi)
 		advance();
 		if (phase == STOPPING && !current)
 			finish();
+		watchdog_feed();
 		deadline = kill_at;
+		earlier(&deadline, feed_at);
 		if (dhcp_on)
 			earlier(&deadline, dhcp.wake);
 		for (size_t i = 0; i < conf.n_jobs; i++)
@@ -449,6 +495,7 @@ __attribute__((noreturn, used)) static void main(void)
 	}
 	network();
 	setup_entropy();
+	watchdog_open();
 	loop(signals, acpi);
 }
 

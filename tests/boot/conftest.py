@@ -40,8 +40,8 @@ def ended(machine: Machine, wait_s: float) -> tuple[Outcome, list[str]]:
     """
     outcome = machine.wait(wait_s)
     if outcome is None:
-        outcome, registers = machine.give_up()
-        print("It hangs:", registers)
+        outcome = machine.give_up()
+        print("It hangs:", machine.registers)
     return outcome, console(machine)
 
 

@@ -154,6 +154,35 @@ def test_the_application_starts_without_an_address(start: Start, network: bool) 
     assert machine.wait_event(0, event="warning", what=what) is not None
 
 
+def test_a_watchdog_ends_a_guest_that_hangs_and_no_other(
+    start: Start, built_for_tests: Path
+) -> None:
+    debugfs = "/sys/kernel/debug"
+    machine = start(
+        kernel=built_for_tests / "tcp_server.bzImage",
+        entries=conf(
+            argv=("h", "append", f"{debugfs}/provoke-crash/DIRECT", "HARDLOCKUP"),
+            mounts=(Mount("debugfs", debugfs, "debugfs"),),
+            # Longer than the watchdog waits.
+            jobs=(helper("sleep", "15"), helper("say", "fed")),
+        ),
+        vm=Vm("guest", watchdog=True, cmdline=("ukl.watchdog=10",)),
+    )
+    assert end(machine) == Outcome(Kind.HANG, why="its watchdog is not fed any more")
+    assert said(machine) == ["fed"]
+    assert "RIP=" in machine.registers
+
+
+def test_a_watchdog_that_is_not_there_is_a_warning(start: Start) -> None:
+    machine = start(
+        entries=conf(argv=("h", "exit", "3")), vm=Vm("guest", cmdline=("ukl.watchdog=10",))
+    )
+    assert end(machine) == Outcome(Kind.EXITED, 3)
+    warning = machine.wait_event(0, event="warning", what="watchdog")
+    assert warning is not None
+    assert warning["errno"] == 2
+
+
 @pytest.mark.parametrize("code", [0, 1, 42, 255])
 def test_the_exit_code_reaches_the_host(start: Start, code: int) -> None:
     machine = start(entries=conf(argv=("h", "exit", str(code))))

@@ -411,7 +411,7 @@ def ended(machine: Machine, timeout_s: float = test_run_machine.ENOUGH_S) -> Non
     """Run a machine to its end, and raise what that means."""
     with machine as it:
         it.start()
-        outcome = it.wait(timeout_s) or it.give_up()[0]
+        outcome = it.wait(timeout_s) or it.give_up()
         raise it.error(outcome)
 
 

@@ -96,6 +96,19 @@ def test_a_dry_run_prints_what_can_be_pasted(place: Place) -> None:
     assert b"env=A=b\n" in Path(initrd).read_bytes()
 
 
+def test_a_watchdog_needs_an_init_and_a_driver(place: Place) -> None:
+    place.image("power_off")
+    code, _, err = place.run("--qemu", "app", "--watchdog")
+    assert (code, "nobody would feed the watchdog" in err) == (2, True)
+    place.image("power_off", name="without", init=Init.RING3)
+    code, _, err = place.run("--qemu", "without", "--watchdog")
+    assert (code, "fragments=watchdog" in err) == (2, True)
+    place.image("power_off", name="with", init=Init.RING3, features=(Feature.WATCHDOG,))
+    line = place.run("--qemu", "with", "--watchdog", "--dry-run")[1]
+    assert {"i6300esb", "ukl.watchdog=30"} <= set(line.replace("'", "").split())
+    assert place.run("--qemu", "with", "--watchdog", "5")[0] == 2
+
+
 def test_a_dry_run_makes_no_disk(place: Place) -> None:
     place.image("power_off", **ATTACHED)
     code, _, err = place.run("--qemu", "app", "--dry-run")

@@ -83,10 +83,21 @@ def test_a_hang_ends_at_its_deadline_with_the_registers(tmp_path: Path, end: str
     with machine(tmp_path, end, "ukl: application exited with status 0\n") as it:
         it.start()
         assert it.wait(1.0) is None
-        outcome, registers = it.give_up()
-        assert outcome == Outcome(Kind.HANG)
-        assert "EIP=" in registers
+        assert it.give_up() == Outcome(Kind.HANG)
+        assert "EIP=" in it.registers
         assert not exists(it.pid)
+
+
+def test_a_watchdog_that_is_not_fed_ends_a_hang(tmp_path: Path) -> None:
+    with machine(tmp_path, "starve", extra=("-device", "ib700")) as it:
+        it.start()
+        outcome = it.wait(ENOUGH_S)
+        assert outcome == Outcome(Kind.HANG, why="its watchdog is not fed any more")
+        assert "EIP=" in it.registers
+        assert not exists(it.pid)
+        with pytest.raises(GuestError, match="the guest hangs: its watchdog") as caught:
+            raise it.error(outcome)
+        assert caught.value.exit_status == 241
 
 
 def test_a_guest_that_cannot_be_asked_is_stopped(tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ def test_the_way_down_is_part_of_the_run() -> None:
     assert ring3(*ended, shutdown_reason="guest-panic", qemu_status=1).kind is Kind.PANIC
     assert ring3(*ended, shutdown_reason="guest-reset").kind is Kind.RESET
     assert ring3(*ended, gave_up=True, shutdown_reason="host-qmp-quit").kind is Kind.HANG
+    assert ring3(*ended, starved=True, shutdown_reason="host-qmp-quit").kind is Kind.HANG
     assert ring3(*ended, qemu_status=-11, shutdown_reason=None).kind is Kind.QEMU_FAILED
     assert ring3(*ended, qemu_status=1, shutdown_reason=None).kind is Kind.QEMU_FAILED
 

@@ -83,6 +83,12 @@ def test_ports_are_forwarded_on_this_machine_only() -> None:
     ]
 
 
+def test_a_watchdog_stops_the_machine_until_it_was_looked_at() -> None:
+    assert "i6300esb" in option(Vm("x", watchdog=True), "-device")
+    assert "i6300esb" not in option(Vm("x"), "-device")
+    assert option(Vm("x"), "-action")[0].endswith(",watchdog=pause")
+
+
 def test_gdb_is_waited_for_on_this_machine_only() -> None:
     assert option(Vm("x", gdb=1234), "-gdb") == ["tcp:127.0.0.1:1234"]
     assert option(Vm("x"), "-gdb") == []

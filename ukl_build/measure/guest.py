@@ -189,7 +189,7 @@ def to_its_end(vm: Vm, scratch: Path, **over: Any) -> list[str]:
     with start_guest(vm.kernel, scratch, base=vm.initrd, vm=vm, **over) as it:
         outcome = it.wait(DEADLINE_S)
         if outcome is None:
-            outcome, _ = it.give_up()
+            outcome = it.give_up()
         lines = it.console.read_text(errors="backslashreplace").splitlines()
         # Without a status port, that the power was turned off is all that is known; with one, the
         # application is known to have ended when it was told to.

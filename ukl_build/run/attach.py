@@ -226,15 +226,20 @@ def _shares(image: Image, options: Sequence[ShareOption], state: Path) -> tuple[
 
 
 def _check_features(image: Image, found: Attached) -> None:
-    """Refuse what the kernel has no driver for.
-
-    :raise UklError: ``run-invalid``, with the fragments that bring it.
-    """
+    """Refuse disks and folders that the kernel has no driver for."""
     needed: list[Feature] = []
     for drive in found.disks:
         needed += drive.disk.needs if drive.disk else (Feature.VIRTIO_BLK,)
     for one in found.shares:
         needed += one.share.needs
+    check_features(image, needed)
+
+
+def check_features(image: Image, needed: Sequence[Feature]) -> None:
+    """Refuse what the kernel has no driver for.
+
+    :raise UklError: ``run-invalid``, with the fragments that bring it.
+    """
     missing = [name for name in dict.fromkeys(needed) if name not in image.features]
     if missing:
         raise _invalid(

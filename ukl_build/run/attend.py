@@ -90,12 +90,12 @@ class Output:
                 self.is_open = False
 
 
-def hang(run: Run) -> Outcome:
-    """End a machine whose time is over, and keep the processors' registers."""
-    outcome, registers = run.machine.give_up()
-    if outcome.kind is Kind.HANG and registers:
+def ended(run: Run, wait_s: float | None) -> Outcome:
+    """Wait for the end of a machine, end one whose time is over, and keep registers of a hang."""
+    outcome = run.machine.wait(wait_s) or run.machine.give_up()
+    if outcome.kind is Kind.HANG and run.machine.registers:
         where = registers_path(run.machine.console)
-        files.write(where, registers)
+        files.write(where, run.machine.registers)
         talk.info(f"the processors' registers are in {where}")
     return outcome
 
@@ -119,8 +119,8 @@ def smoke(run: Run, asked: Smoke) -> int:
     # An application with no handler for it dies of the SIGTERM that the power button becomes.  One
     # without our init cannot be asked, and is ended from outside.
     stopped = outcome.kind is Kind.STOPPED and run.image.init is Init.DIRECT
-    ended = outcome == Outcome(Kind.EXITED, 0) or outcome == Outcome(Kind.SIGNALED, signal.SIGTERM)
-    if stopped or ended:
+    well = outcome == Outcome(Kind.EXITED, 0) or outcome == Outcome(Kind.SIGNALED, signal.SIGTERM)
+    if stopped or well:
         return 0
     if outcome.by_itself:
         return outcome.exit_status
@@ -132,7 +132,7 @@ def smoke_run(run: Run, expected: SmokeRun) -> None:
 
     :raise UklError: for each way in which it is not well.
     """
-    outcome = run.machine.wait(run.timeout or float(expected.deadline_s)) or hang(run)
+    outcome = ended(run, run.timeout or float(expected.deadline_s))
     if not outcome.by_itself:
         raise run.machine.error(outcome)
     console = run.machine.console.read_text(encoding="utf-8", errors="backslashreplace")
@@ -204,7 +204,7 @@ def attend(run: Run) -> int:
             if run.machine.outcome is None:
                 talk.warning("warning: %s", error.message)
     left = None if end is None else max(0.0, end - time.monotonic())
-    outcome = run.machine.wait(left) or hang(run)
+    outcome = ended(run, left)
     if run.server.stopped_by:
         talk.info(f"{run.server.stopped_by}: {outcome}")
         return outcome.exit_status

@@ -25,6 +25,9 @@ from ukl_build.run.vm import Forward, Network
 GDB_PORT = 1234
 """QEMU's own choice, and the one in everybody's notes."""
 
+WATCHDOG_S = 30
+"""What Linux' driver has by itself (drivers/watchdog/i6300esb.c)."""
+
 ENV_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 
 _OUR_STATUSES: tuple[tuple[int, str], ...] = (
@@ -222,6 +225,15 @@ def parser() -> argparse.ArgumentParser:
     add(how, "--detach", "-d", action="store_true", help="in the background; print its name")
     add(how, "--rm", action="store_true", help="keep neither log nor record of it")
     add(how, "--timeout", metavar="S", type=_positive, help="seconds until it counts as hung")
+    add(
+        *(how, "--watchdog"),
+        metavar="S",
+        nargs="?",
+        # The most that the device can wait, and what a busy host makes of less.
+        type=_count(10, 2046, "seconds"),
+        const=WATCHDOG_S,
+        help=f"end a guest that does nothing for S seconds ({WATCHDOG_S})",
+    )
     add(how, "--smoke", action="store_true", help="do the recipe's test; 0 if all went well")
     add(
         *(how, "--gdb"),
@@ -237,7 +249,7 @@ def parser() -> argparse.ArgumentParser:
     add(shown, "--log-file", metavar="FILE", type=Path, help="where the console goes")
     add(shown, "-q", "--quiet", action="store_true", help="say nothing but errors")
     add(shown, "--verbose", action="store_true", help="say more")
-    add(shown, "-h", "--help", action="help", help="show this and exit")
+    add(shown, "-h", "--help", action="help", help=argparse.SUPPRESS)
     add(shown, "--no-color", action="store_true", help="as NO_COLOR in the environment")
     return made
 

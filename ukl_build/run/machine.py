@@ -90,6 +90,9 @@ class _Session:
         self.process: asyncio.subprocess.Process | None = None
         self.client = QMPClient("ukl-run")
         self.listener = EventListener()
+        self.watchdog = EventListener("WATCHDOG")
+        self.registers = ""
+        """The processors', of a guest that hung."""
         self.negotiated = asyncio.Event()
         """Set when connect() is over, whether :attr:`connected` or not."""
         self.connected = False
@@ -104,6 +107,7 @@ class _Session:
         self.starting: asyncio.Task[None] | None = None
         self.end: asyncio.Task[Outcome] | None = None
         self.follower: asyncio.Task[None] | None = None
+        self.guard: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         self.starting = asyncio.current_task()
@@ -147,6 +151,8 @@ class _Session:
         self.tasks.append(asyncio.create_task(self.relay.run()))
         self.end = asyncio.create_task(self._watch())
         self.client.register_listener(self.listener)
+        self.client.register_listener(self.watchdog)
+        self.guard = asyncio.create_task(self._heed_watchdog())
         try:
             try:
                 await asyncio.wait_for(self.client.connect(qmp), CONNECT_S)
@@ -164,6 +170,12 @@ class _Session:
             self._signal(signal.SIGKILL)
             outcome = await self.end
             raise GuestError(outcome, detail=self._said() or str(error)) from error
+
+    async def _heed_watchdog(self) -> None:
+        """End a guest whose watchdog was not fed; it stands still already."""
+        await self.watchdog.get()
+        await self.look()
+        await self.firm()
 
     async def _read_words(self, stream: asyncio.StreamReader) -> None:
         while data := await stream.read(4096):
@@ -213,12 +225,13 @@ class _Session:
         with contextlib.suppress(QMPError, EOFError, OSError):
             await self.client.disconnect()
         shutdown_reason: str | None = None
-        panicked = False
+        panicked = starved = False
         for message in self.listener.clear():
             data = message.get("data")
             if message["event"] == "SHUTDOWN" and isinstance(data, dict):
                 shutdown_reason = str(data.get("reason"))
             panicked |= message["event"] == "GUEST_PANICKED"
+            starved |= message["event"] == "WATCHDOG"
         self.outcome = classify(
             Record(
                 init=self.vm.init,
@@ -229,6 +242,7 @@ class _Session:
                 shutdown_reason=shutdown_reason,
                 panicked=panicked,
                 gave_up=self.gave_up,
+                starved=starved,
                 console=self._console_tail(),
             )
         )
@@ -287,16 +301,19 @@ class _Session:
                     return outcome
         return await self.firm()
 
-    async def give_up(self) -> tuple[Outcome, str]:
-        """End a machine whose time is over; also return where its processors were."""
-        registers = ""
+    async def look(self) -> None:
+        """Keep where the processors are."""
         with contextlib.suppress(QMPError, TimeoutError, OSError):
             async with asyncio.timeout(FIRM_S):
-                registers = str(await self.execute(*_monitor("info registers -a")))
+                self.registers = str(await self.execute(*_monitor("info registers -a")))
+
+    async def give_up(self) -> Outcome:
+        """End a machine whose time is over, and keep where its processors were."""
+        await self.look()
         assert self.end is not None
         # A guest that ended meanwhile has not hung.
         self.gave_up = not self.end.done() and self.process is not None
-        return await self.firm(), registers
+        return await self.firm()
 
     async def wait_event(
         self, wanted: Callable[[Event], bool], timeout_s: float | None
@@ -596,11 +613,13 @@ class Machine:
         """
         return self._call(self._session.stop(polite_s))
 
-    def give_up(self) -> tuple[Outcome, str]:
-        """End a machine whose time is over.
+    @property
+    def registers(self) -> str:
+        """Where the processors of a guest were that hung (``info registers -a``)."""
+        return self._session.registers
 
-        :return: the outcome, and the processors' registers as they were.
-        """
+    def give_up(self) -> Outcome:
+        """End a machine whose time is over, and keep its :attr:`registers`."""
         return self._call(self._session.give_up())
 
     def close(self) -> None:

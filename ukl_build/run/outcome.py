@@ -31,7 +31,8 @@ class Kind(StrEnum):
     PANIC = "panic"
     """The kernel gave up."""
     HANG = "hang"
-    """The time it was given was over and the guest was still running."""
+    """The time it was given was over and the guest was still running, or its watchdog was not fed
+    any more."""
     RESET = "reset"
     """The guest reset the machine: a reboot or a triple fault."""
     NO_STATUS = "no-status"
@@ -96,6 +97,8 @@ class Record:
     """QMP's GUEST_PANICKED event came."""
     gave_up: bool = False
     """A deadline was over while the guest was still running."""
+    starved: bool = False
+    """QMP's WATCHDOG event came."""
     console: str = ""
     """The end of the console log."""
 
@@ -139,7 +142,8 @@ class Outcome:
             case Kind.PANIC:
                 text = "the guest's kernel panicked"
             case Kind.HANG:
-                text = "the guest was still running when its time was over"
+                still = "was still running when its time was over"
+                text = f"the guest {'hangs' if self.why else still}"
             case Kind.RESET:
                 text = "the guest reset the machine"
             case Kind.NO_STATUS:
@@ -255,6 +259,8 @@ def classify(record: Record) -> Outcome:
     reset = record.shutdown_reason == "guest-reset"
     if record.panicked or record.shutdown_reason == "guest-panic" or (reset and panic):
         return Outcome(Kind.PANIC, why=panic.group(1).strip() if panic else "")
+    if record.starved:
+        return Outcome(Kind.HANG, why="its watchdog is not fed any more")
     if record.gave_up:
         return Outcome(Kind.HANG)
     if reset:

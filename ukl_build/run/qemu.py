@@ -28,8 +28,9 @@ pc has an IDE controller and a floppy controller that cannot be left out."""
 VIRTIO = "disable-legacy=on"
 """The kernel needs no CONFIG_VIRTIO_PCI_LEGACY."""
 
-PANIC = "panic=exit-failure,reboot=shutdown,shutdown=poweroff"
-"""QEMU would exit 0 on a panic, a reset and a power-off alike."""
+ACTIONS = "panic=exit-failure,reboot=shutdown,shutdown=poweroff,watchdog=pause"
+"""QEMU would exit 0 on a panic, a reset and a power-off alike.  A guest whose watchdog was not fed
+stands still until it has been looked at."""
 
 
 DISK = (
@@ -107,7 +108,7 @@ def argv(vm: Vm, wiring: Wiring, *, program: str = PROGRAM) -> list[str]:
     words = [program, "-nodefaults", "-no-user-config", "-name", escape(vm.name)]
     words += ["-machine", MACHINE, "-accel", vm.accel.value, "-cpu", vm.cpu or CPU_MODELS[vm.accel]]
     words += ["-m", f"{vm.memory_mib}M", "-smp", str(vm.cpus), "-display", "none"]
-    words += ["-no-reboot", "-action", PANIC, "-device", "pvpanic-pci"]
+    words += ["-no-reboot", "-action", ACTIONS, "-device", "pvpanic-pci"]
     if vm.kernel is not None:
         words += ["-kernel", str(vm.kernel), "-append", " ".join(vm.cmdline)]
     if vm.initrd is not None:
@@ -146,6 +147,8 @@ def argv(vm: Vm, wiring: Wiring, *, program: str = PROGRAM) -> list[str]:
         words += ["-fsdev", f"local,{path},{SHARE}"]
         tag = f"fsdev=folder{number},mount_tag={share_tag(number)}"
         words += ["-device", f"virtio-9p-pci,{tag},{VIRTIO}"]
+    if vm.watchdog:
+        words += ["-device", "i6300esb"]
     if vm.gdb is not None:
         words += ["-gdb", f"tcp:{LOCALHOST}:{vm.gdb}"]
     return [*words, *vm.extra]

@@ -18,7 +18,7 @@ from platformdirs import user_state_path
 
 from ukl_build import files
 from ukl_build.errors import UklError, refused
-from ukl_build.image import IMAGE_FILE, Image, Init, load
+from ukl_build.image import IMAGE_FILE, Feature, Image, Init, load
 from ukl_build.run import accel, attach, attend, network, prepare, records
 from ukl_build.run.attend import Asked, talk
 from ukl_build.run.control import Server
@@ -62,6 +62,10 @@ def _check(options: argparse.Namespace, image: Image) -> None:
         refuse("-p forwards ports to a network card, and there is none", "leave --network none out")
     if options.network == Network.NONE and options.smoke and image.smoke:
         refuse("the smoke test asks over the network", "leave --network none out")
+    if options.watchdog and image.init is Init.DIRECT:
+        refuse("nobody would feed the watchdog", "build it with init=ring3, whose init does")
+    if options.watchdog:
+        attach.check_features(image, [Feature.WATCHDOG])
     if options.quiet and options.verbose:
         refuse("-q and --verbose ask for opposite things", "leave one of the two out")
 
@@ -103,6 +107,7 @@ def _plan(options: argparse.Namespace, scratch: Path) -> _Plan:
         cpus=options.cpus or vm.cpus,
         accel=verdict.accel,
         forwards=tuple(forwards),
+        watchdog=options.watchdog is not None,
         gdb=options.gdb,
     )
     if image.init is Init.DIRECT:
@@ -111,6 +116,8 @@ def _plan(options: argparse.Namespace, scratch: Path) -> _Plan:
     vm = prepare.with_parameters(vm, "nokaslr" if options.gdb is not None else "")
     if net.network is Network.PASST and image.init is Init.RING3:
         vm = prepare.with_parameters(vm, network.LEASE)
+    if options.watchdog:
+        vm = prepare.with_parameters(vm, f"ukl.watchdog={options.watchdog}")
     vm = prepare.with_parameters(vm, options.append)
     runs = image.smoke_runs if options.smoke else ()
     argvs: list[Sequence[str]] = [one.args for one in runs] or [options.args]

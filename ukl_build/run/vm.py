@@ -87,6 +87,8 @@ class Vm:
     """Execute the same instructions in every run, to the last one: the guest's clock goes by them.
     There is nothing then that the host serves in its own time: no network, no status port, no
     random numbers.  Needs TCG and one processor, and disks would spoil it."""
+    watchdog: bool = False
+    """There is a device that ends the machine when the guest does not feed it any more."""
     gdb: int | None = None
     """TCP port of the host on which the machine waits for gdb before its first instruction; 0 takes
     a free one, see :meth:`Machine.gdb_port`."""
