@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.boot.conftest import image_folder
-from tests.networks import NEEDS_PASST
+from tests.networks import NEEDS_PASST, NEEDS_TAP
 from tests.project import ROOT
 from tests.waiting import wait_for
 from ukl_build import image
@@ -102,8 +102,13 @@ def test_it_serves_until_it_is_asked_to_stop(folder: Path, number: signal.Signal
     assert "the application exited with status 0" in err
 
 
-@NEEDS_PASST
-def test_a_thousand_connections_at_once_are_answered(redis_image: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "network",
+    [pytest.param("passt", marks=NEEDS_PASST), pytest.param("tap", marks=NEEDS_TAP)],
+)
+def test_a_thousand_connections_at_once_are_answered(
+    redis_image: Path, tmp_path: Path, network: str
+) -> None:
     """All stay open, and all are answered again."""
     folder = tmp_path / "redis"
     folder.symlink_to(redis_image)
@@ -125,7 +130,8 @@ def test_a_thousand_connections_at_once_are_answered(redis_image: Path, tmp_path
                 for answer in await asyncio.gather(*(ping(*pair) for pair in streams))
             ]
 
-    with start(folder, "-p", "0:6379", "-q", "--detach", "--json") as process:
+    words = ("--network", network, "-p", "0:6379", "-q", "--detach", "--json")
+    with start(folder, *words) as process:
         out, err = process.communicate(timeout=ENOUGH_S)
         assert process.returncode == 0, err
         record = json.loads(out)

@@ -82,6 +82,19 @@ def forward(text: str) -> Forward:
     return Forward(numbers[0], numbers[1], proto)
 
 
+def network_option(text: str) -> str:
+    """Parse what a network card leads to.
+
+    :raise argparse.ArgumentTypeError: if it is none of what there is.
+    """
+    kind, colon, name = text.partition(":")
+    known = ["auto", *Network]
+    named = kind == Network.TAP and re.fullmatch(r"[^\s/]{1,15}", name)
+    if kind not in known or (colon and not named):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(known)} and tap:NAME")
+    return text
+
+
 def variable(text: str) -> tuple[str, str]:
     """Parse ``NAME=VALUE``.
 
@@ -186,13 +199,14 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help="a port of this machine; HOST 0 is a free one; /udp",
     )
-    add(
+    network = add(
         *(with_, "--network"),
         metavar="HOW",
-        choices=["auto", *Network],
+        type=network_option,
         default="auto",
-        help="passt, user (QEMU's own) or none; otherwise what works",
+        help="passt, user (QEMU's own), tap[:NAME] or none",
     )
+    completed(network, lambda: ["auto", *Network])
     add(
         *(with_, "-v"),
         dest="shares",

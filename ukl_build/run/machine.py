@@ -28,6 +28,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,10 +37,10 @@ from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError, Runstate
 from ukl_build import proc
 from ukl_build.errors import UklError
 from ukl_build.image import Init, Protocol
-from ukl_build.run import lifeline, network, ports, qemu
+from ukl_build.run import lifeline, network, ports, qemu, tap
 from ukl_build.run.execute import SESSIONS, Relay
 from ukl_build.run.outcome import GuestError, Kind, Outcome, Record, classify
-from ukl_build.run.vm import Forward, Network, Vm
+from ukl_build.run.vm import Forward, Network, Tap, Vm
 
 T = TypeVar("T")
 Event = dict[str, object]
@@ -102,6 +103,7 @@ class _Session:
         self.changed = asyncio.Condition()
         self.outcome: Outcome | None = None
         self.host_ports: network.HostPorts = {}
+        self.relays: list[asyncio.Server] = []
         self.relay: Relay | None = None
         self.tasks: list[asyncio.Task[None]] = []
         self.starting: asyncio.Task[None] | None = None
@@ -121,6 +123,7 @@ class _Session:
             execute, execute_end = socket.socketpair()
             ends.enter_context(execute_end)
             inherited = [qmp_end.fileno(), status_end.fileno(), execute_end.fileno()]
+            wiring = qemu.Wiring.inherited(inherited, self.console)
             if self.vm.network is Network.PASST:
                 card, passt_end = socket.socketpair()
                 ends.enter_context(card)
@@ -129,7 +132,13 @@ class _Session:
                     network.start_passt, self.vm.forwards, passt_end
                 )
                 inherited.append(card.fileno())
-            wiring = qemu.Wiring.inherited(inherited, self.console)
+                wiring = replace(wiring, card=f"addr.type=fd,addr.str={card.fileno()}")
+            if self.vm.tap is not None:
+                device = tap.open_device(self.vm.tap)
+                ends.callback(os.close, device)
+                await self._relay_to(self.vm.tap)
+                inherited.append(device)
+                wiring = replace(wiring, card=f"fd={device}")
             # -S: the guest runs from `cont` on, when events can be heard.  One that resets at once
             # would be over before the greeting.
             argv = [*qemu.argv(self.vm, wiring, program=str(self.program)), "-S"]
@@ -170,6 +179,14 @@ class _Session:
             self._signal(signal.SIGKILL)
             outcome = await self.end
             raise GuestError(outcome, detail=self._said() or str(error)) from error
+
+    async def _relay_to(self, to: Tap) -> None:
+        for forward in self.vm.forwards:
+            assert to.guest is not None  # tap.refuse() has been asked
+            server = await tap.relay(forward, to.guest.ip)
+            self.relays.append(server)
+            port = server.sockets[0].getsockname()[1]
+            self.host_ports.setdefault((forward.proto, forward.guest), port)
 
     async def _heed_watchdog(self) -> None:
         """End a guest whose watchdog was not fed; it stands still already."""
@@ -391,7 +408,7 @@ class Machine:
 
         :param on_console: called, in another thread, with what appears on the console; closing
             the machine waits until it has had everything.
-        :raise UklError: ``port-taken``.
+        :raise UklError: ``port-taken``, ``network-failed``.
         :raise GuestError: if QEMU does not start, with its own words.
         :raise OSError: if the console's file cannot be written.
         """
@@ -638,6 +655,8 @@ class Machine:
             if not session.end.done():
                 session._signal(signal.SIGKILL)
             await session.end
+        for server in session.relays:
+            server.close()
         if session.follower is not None:
             await session.follower
         rest = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]

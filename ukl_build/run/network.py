@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What leads from a guest's network card to the host: QEMU's own user network, or passt.
+"""What leads from a guest's network card to the host: passt, QEMU itself, or a tap device.
 
-Both need no root, and a guest sees the same addresses by both.  QEMU's own has a queue of one
-connection that waits to be accepted, and copies all by one thread that emulates devices as well:
-passt, a process beside QEMU, is taken where it works.
+The first two need no root, and a guest sees the same addresses by both.  QEMU's own has a queue of
+one connection that waits to be accepted, and copies all by the thread that emulates devices: passt,
+a process beside QEMU, is taken where it works.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import shlex
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
@@ -20,8 +20,8 @@ from pathlib import Path
 from ukl_build import proc
 from ukl_build.errors import UklError
 from ukl_build.image import Protocol
-from ukl_build.run import ports, qemu
-from ukl_build.run.vm import Forward, Network, Vm
+from ukl_build.run import ports, qemu, tap
+from ukl_build.run.vm import Forward, Network, Tap, Vm
 
 PROGRAM = "passt"
 
@@ -40,7 +40,7 @@ START_S = 10.0
 ATTEMPTS = 5
 """How often another free port is tried if somebody takes it in the meantime."""
 
-HostPorts = Mapping[tuple[Protocol, int], int]
+HostPorts = dict[tuple[Protocol, int], int]
 """Of the host, by those of the guest that they lead to."""
 
 
@@ -50,6 +50,7 @@ class Verdict:
 
     network: Network
     why: str
+    tap: Tap | None = None
 
 
 def passt_argv(forwards: Sequence[Forward], *connection: str) -> list[str]:
@@ -79,15 +80,29 @@ def by_hand(vm: Vm, folder: Path) -> str:
 
     :param folder: where there can be a socket between the two.
     """
+    if vm.tap is not None:
+        return _by_hand_with(vm.tap, vm)
     if vm.network is not Network.PASST:
         return shlex.join(qemu.argv(vm, qemu.TERMINAL))
     path = folder / f"{vm.name}.passt"
-    wiring = replace(qemu.TERMINAL, passt=f"addr.type=unix,addr.path={qemu.escape(path)}")
+    wiring = replace(qemu.TERMINAL, card=f"addr.type=unix,addr.path={qemu.escape(path)}")
     given = [_free(forward) for forward in vm.forwards]
     # Otherwise it becomes nobody, who cannot make the socket in a private folder of root's.
     root = () if os.geteuid() else ("--runas", "0")
     passt = passt_argv(given, "--socket", str(path), "--one-off", *root)
     return f"{shlex.join(passt)} && {shlex.join(qemu.argv(vm, wiring))}"
+
+
+def _by_hand_with(device: Tap, vm: Vm) -> str:
+    wiring = replace(qemu.TERMINAL, card=f"ifname={device.name},script=no,downscript=no")
+    lines = [shlex.join(qemu.argv(vm, wiring))]
+    if device.host is not None:
+        lines[:0] = [
+            f"ip tuntap add {device.name} mode tap",
+            f"ip address add {device.host} dev {device.name}",
+            f"ip link set {device.name} up",
+        ]
+    return " && ".join(lines)
 
 
 def _free(forward: Forward) -> Forward:
@@ -169,9 +184,12 @@ def unusable() -> str | None:
 def here(asked: str) -> Verdict:
     """Return what a guest's network card leads to on this machine.
 
-    :param asked: a :class:`ukl_build.run.vm.Network`, or ``auto``.
-    :raise UklError: ``network-failed`` if passt was asked for and does not work.
+    :param asked: a :class:`ukl_build.run.vm.Network`, ``auto``, or ``tap:NAME``.
+    :raise UklError: ``network-failed`` if what was asked for does not work.
     """
+    kind, _, name = asked.partition(":")
+    if kind == Network.TAP:
+        return Verdict(Network.TAP, "asked for", tap.existing(name) if name else tap.free())
     if asked not in ("auto", Network.PASST):
         return Verdict(Network(asked), "asked for")
     why = unusable()

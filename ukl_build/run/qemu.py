@@ -77,20 +77,19 @@ class Wiring:
     """What is asked of the guest's init."""
     console: str
     """The serial line."""
-    passt: str = ""
-    """Address of the connection with passt, as options of ``-netdev stream``."""
+    card: str = ""
+    """The other end of the network card, as options of ``-netdev stream`` (passt) or ``tap``."""
 
     @classmethod
     def inherited(cls, sockets: Sequence[int], console: Path) -> Wiring:
         """Return that of a machine that we watch.
 
         :param sockets: descriptors, inherited by QEMU, of its ends of socket pairs: for QMP, for
-            the guest's status port, for its port for programs, and for passt if there is that.
+            the guest's status port, and for its port for programs.
         :param console: file that takes the serial console.
         """
-        qmp, status, execute = (f"socket,fd={one}" for one in sockets[:3])
-        passt = "".join(f"addr.type=fd,addr.str={one}" for one in sockets[3:])
-        return cls(qmp, status, execute, f"file,path={escape(console)}", passt)
+        qmp, status, execute = (f"socket,fd={one}" for one in sockets)
+        return cls(qmp, status, execute, f"file,path={escape(console)}")
 
 
 # The guest waits for a status port that nobody has opened, which a file is from the start.
@@ -101,6 +100,20 @@ TERMINAL = Wiring("null", "file,path=/dev/null", "file,path=/dev/null", "stdio,s
 def escape(value: str | Path) -> str:
     """Write a value for one of QEMU's option lists, where a comma ends it unless doubled."""
     return str(value).replace(",", ",,")
+
+
+def _netdev(vm: Vm, wiring: Wiring) -> str:
+    match vm.network:
+        case Network.PASST:
+            return f"stream,id=net,server=off,{wiring.card}"
+        case Network.TAP:
+            return f"tap,id=net,{wiring.card}"
+        case _:
+            forwards = "".join(
+                f",hostfwd={forward.proto.value}:{forward.address}:{forward.host}-:{forward.guest}"
+                for forward in vm.forwards
+            )
+            return f"user,id=net{forwards}"
 
 
 def argv(vm: Vm, wiring: Wiring, *, program: str = PROGRAM) -> list[str]:
@@ -127,12 +140,7 @@ def argv(vm: Vm, wiring: Wiring, *, program: str = PROGRAM) -> list[str]:
         words += ["-device", f"virtserialport,chardev=status,name={STATUS_PORT}"]
         words += ["-device", f"virtio-rng-pci,{VIRTIO}"]
     if vm.network is not Network.NONE and not vm.repeatable:
-        forwards = "".join(
-            f",hostfwd={forward.proto.value}:{forward.address}:{forward.host}-:{forward.guest}"
-            for forward in vm.forwards
-        )
-        backend = f"stream,id=net,server=off,{wiring.passt}"
-        words += ["-netdev", f"user,id=net{forwards}" if vm.network is Network.USER else backend]
+        words += ["-netdev", _netdev(vm, wiring)]
         # romfile: the boot ROM for starting from the network would be searched and run.
         words += ["-device", f"virtio-net-pci,netdev=net,romfile=,{VIRTIO}"]
     for number, drive in enumerate(vm.drives):

@@ -19,7 +19,7 @@ from platformdirs import user_state_path
 from ukl_build import files
 from ukl_build.errors import UklError, refused
 from ukl_build.image import IMAGE_FILE, Feature, Image, Init, load
-from ukl_build.run import accel, attach, attend, network, prepare, records
+from ukl_build.run import accel, attach, attend, network, prepare, records, tap
 from ukl_build.run.attend import Asked, talk
 from ukl_build.run.control import Server
 from ukl_build.run.crash.report import Report, explained
@@ -83,6 +83,24 @@ class _Plan:
     """Machine after machine, with the application's arguments; several of a smoke test's runs."""
 
 
+def _addresses(net: network.Verdict, image: Image, forwards: Sequence[Forward]) -> str:
+    """Return what the guest's init is told of its network.
+
+    :raise UklError: ``run-invalid``.
+    """
+    if net.tap is not None:
+        tap.refuse(net.tap, forwards)
+        if net.tap.lease and image.init is Init.DIRECT:
+            raise UklError(
+                "run-invalid",
+                "there is no DHCP on a tap device that ukl-run makes",
+                hint="build it with init=ring3, whose init is told its address",
+            )
+        return net.tap.lease
+    ring3 = net.network is Network.PASST and image.init is Init.RING3
+    return network.LEASE if ring3 else ""
+
+
 def _plan(options: argparse.Namespace, scratch: Path) -> _Plan:
     folder = prepare.find_image(options.qemu)
     image = load(folder / IMAGE_FILE)
@@ -104,6 +122,7 @@ def _plan(options: argparse.Namespace, scratch: Path) -> _Plan:
     vm = replace(
         vm,
         network=net.network,
+        tap=net.tap,
         cpus=options.cpus or vm.cpus,
         accel=verdict.accel,
         forwards=tuple(forwards),
@@ -114,8 +133,7 @@ def _plan(options: argparse.Namespace, scratch: Path) -> _Plan:
         vm = prepare.with_env(vm, dict(options.env))
     # What gdb reads of vmlinux is where the kernel was linked, not where KASLR would put it.
     vm = prepare.with_parameters(vm, "nokaslr" if options.gdb is not None else "")
-    if net.network is Network.PASST and image.init is Init.RING3:
-        vm = prepare.with_parameters(vm, network.LEASE)
+    vm = prepare.with_parameters(vm, _addresses(net, image, forwards))
     if options.watchdog:
         vm = prepare.with_parameters(vm, f"ukl.watchdog={options.watchdog}")
     vm = prepare.with_parameters(vm, options.append)
@@ -234,6 +252,8 @@ class _Session:
             f"starting {held.record.name} under {how}, {plan.verdict.why}; console log: {console}"
         )
         talk.debug("network: %s, %s", plan.net.network, plan.net.why)
+        if vm.tap is not None and vm.tap.guest is not None:
+            talk.info(f"the guest's address is {vm.tap.guest.ip}, by the interface {vm.tap.name}")
         talk.debug("command line: %s", network.by_hand(full, records.runtime_folder()))
         machine = Machine(full, console=console)
         with explained(machine, plan.image, plan.folder, self._crashed), machine:

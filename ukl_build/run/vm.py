@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import IPv4Interface
 from pathlib import Path
 
 from ukl_build.image import Image, Init, Protocol
@@ -27,8 +28,33 @@ class Network(StrEnum):
     """A process beside QEMU."""
     USER = "user"
     """QEMU itself (slirp)."""
+    TAP = "tap"
+    """An interface of the host."""
     NONE = "none"
     """There is no card."""
+
+
+@dataclass(frozen=True)
+class Tap:
+    """An interface of this machine that a guest's network card is the other end of."""
+
+    name: str
+    host: IPv4Interface | None = None
+    """Address of this machine on it; None of an interface that is there already."""
+
+    @property
+    def guest(self) -> IPv4Interface | None:
+        """Address that the guest is given."""
+        if self.host is None:
+            return None
+        return IPv4Interface(f"{self.host.ip + 1}/{self.host.network.prefixlen}")
+
+    @property
+    def lease(self) -> str:
+        """Word for the guest's init; empty where DHCP is to answer."""
+        if self.host is None or self.guest is None:
+            return ""
+        return f"ukl.ip={self.guest.with_prefixlen},{self.host.ip}"
 
 
 @dataclass(frozen=True)
@@ -79,6 +105,8 @@ class Vm:
     forwards: tuple[Forward, ...] = ()
     network: Network = Network.USER
     """QEMU's own by default: it is wherever QEMU is."""
+    tap: Tap | None = None
+    """Of :attr:`Network.TAP`."""
     drives: tuple[Drive, ...] = ()
     folders: tuple[Folder, ...] = ()
     init: Init = Init.RING3
