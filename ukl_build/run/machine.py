@@ -103,7 +103,7 @@ class _Session:
         self.changed = asyncio.Condition()
         self.outcome: Outcome | None = None
         self.host_ports: network.HostPorts = {}
-        self.relays: list[asyncio.Server] = []
+        self.forwarders: list[asyncio.Server] = []
         self.relay: Relay | None = None
         self.tasks: list[asyncio.Task[None]] = []
         self.starting: asyncio.Task[None] | None = None
@@ -184,7 +184,7 @@ class _Session:
         for forward in self.vm.forwards:
             assert to.guest is not None  # tap.refuse() has been asked
             server = await tap.relay(forward, to.guest.ip)
-            self.relays.append(server)
+            self.forwarders.append(server)
             port = server.sockets[0].getsockname()[1]
             self.host_ports.setdefault((forward.proto, forward.guest), port)
 
@@ -655,7 +655,7 @@ class Machine:
             if not session.end.done():
                 session._signal(signal.SIGKILL)
             await session.end
-        for server in session.relays:
+        for server in session.forwarders:
             server.close()
         if session.follower is not None:
             await session.follower
