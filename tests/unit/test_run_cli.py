@@ -159,7 +159,7 @@ def test_an_unknown_image_is_named_with_its_nearest(place: Place) -> None:
     assert code == 2
     assert "error[image-missing]" in err
     assert "did you mean 'tcp_server'?" in err
-    assert "hint: build it: scons app=tcp_serve" in err
+    assert "hint: `ukl-run` alone lists what is built; one that is not: scons app=tcp_serve" in err
 
 
 def test_a_kernel_that_is_gone_is_named(place: Place) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from tests.unit.place import ENOUGH_S, Place, exited, gone, running
+from tests.waiting import wait_for
 from ukl_build.errors import UklError
 from ukl_build.run import control, lifecycle, records
 from ukl_build.run.records import Ended, Entry, Record, Store
@@ -238,6 +239,18 @@ def machine(place: Place, *words: str, end: str = "spin", text: str = "up\n") ->
     return out.strip()
 
 
+def waits(place: Place, name: str) -> None:
+    """Wait until somebody waits for a machine's end."""
+    socket_name = Path(told(place, name)["socket"]).name
+
+    def connected() -> bool:
+        lines = Path("/proc/net/unix").read_text().splitlines()
+        # The one that listens, and one for each connection.
+        return sum(line.endswith(f"/{socket_name}") for line in lines) > 1
+
+    wait_for(connected, "ukl wait")
+
+
 @pytest.fixture(autouse=True)
 def nothing_goes_on(place: Place) -> Iterator[None]:
     """End what a test has left."""
@@ -344,6 +357,27 @@ def test_a_wait_ends_with_the_machine(place: Place) -> None:
         out, _ = process.communicate(timeout=ENOUGH_S)
     assert (process.returncode, out) == (245, "245\n")
     # What has ended already need not be waited for.
+    assert place.ukl("wait", name)[0] == 245
+
+
+def test_a_status_is_waited_for_that_is_not_kept(place: Place) -> None:
+    name = machine(place, "--rm")
+    with place.start("wait", name, module="ukl_build.ukl") as process:
+        waits(place, name)
+        place.ukl("stop", name)
+        out, _ = process.communicate(timeout=ENOUGH_S)
+    assert (process.returncode, out) == (245, "245\n")
+    assert place.ukl("ps", "-a", "-q")[1] == ""
+
+
+def test_a_status_that_was_never_told_is_an_error(place: Place) -> None:
+    name = machine(place)
+    with place.start("wait", name, module="ukl_build.ukl") as process:
+        waits(place, name)
+        os.kill(told(place, name)["pid"], signal.SIGKILL)
+        out, err = process.communicate(timeout=ENOUGH_S)
+    assert (process.returncode, out) == (245, "")
+    assert f"error[guest-stopped]: the guest was stopped: the ukl-run of {name} was killed" in err
     assert place.ukl("wait", name)[0] == 245
 
 

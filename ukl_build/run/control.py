@@ -28,6 +28,9 @@ from ukl_build.run.records import private
 FRAMES = "frames"
 """The answer after which a connection is one for :mod:`ukl_build.run.execute`."""
 
+WAIT = b'{"do": "wait"}\n'
+"""Answered when the machine has ended, and how that is kept: with its exit status."""
+
 MAX_REQUEST = 1 << 20
 """Bytes of a line."""
 
@@ -54,6 +57,10 @@ class Server:
         """What is talked about; may be replaced by the next one."""
         self.stopped_by = ""
         """What has asked to stop; empty if nobody has."""
+        self._waiting: list[socket.socket] = []
+        """Who wants to be told how it ends."""
+        self._status: int | None = None
+        self._lock = threading.Lock()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         before = os.umask(0o177)
         try:
@@ -63,6 +70,21 @@ class Server:
             os.umask(before)
         self._socket.listen()
         threading.Thread(target=self._accept, name="control", daemon=True).start()
+
+    def over(self, status: int) -> None:
+        """Tell who waits for it that this is the exit status.
+
+        By the thread that ends the process: another might not come to it any more.
+        """
+        with self._lock:
+            self._status = status
+            self._tell()
+
+    def _tell(self) -> None:
+        for connection in self._waiting:
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(json.dumps({"ok": self._status}).encode() + b"\n")
+        self._waiting.clear()
 
     def close(self) -> None:
         """Stop listening, and take the name away."""
@@ -81,6 +103,12 @@ class Server:
         # Whoever asked may be gone.
         with connection, connection.makefile("rwb") as stream, contextlib.suppress(OSError):
             while line := stream.readline(MAX_REQUEST):
+                if line == WAIT:
+                    with self._lock:
+                        self._waiting.append(connection.dup())
+                        if self._status is not None:
+                            self._tell()
+                    return
                 answer = self._answer(line)
                 stream.write(json.dumps(answer).encode() + b"\n")
                 stream.flush()
@@ -210,6 +238,21 @@ class Client:
         """
         self.ask("exec")
         return Channel(self._socket)
+
+    def status(self, timeout_s: float | None) -> int | None:
+        """Wait for the machine's end, and return the exit status; None if ukl-run was killed.
+
+        :raise TimeoutError: if it still runs.
+        """
+        self._socket.settimeout(timeout_s)
+        try:
+            self._socket.sendall(WAIT)
+            line = self._stream.readline()
+        except TimeoutError:
+            raise
+        except OSError:
+            line = b""
+        return int(json.loads(line)["ok"]) if line else None
 
     def wait(self, timeout_s: float | None) -> bool:
         """Wait until ukl-run has ended, all that it keeps being kept.

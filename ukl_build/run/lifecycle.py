@@ -24,6 +24,7 @@ from ukl_build.errors import UklError
 from ukl_build.run import attach, control, execute
 from ukl_build.run.attend import Output
 from ukl_build.run.machine import POLITE_S
+from ukl_build.run.outcome import GuestError, Kind, Outcome
 from ukl_build.run.overview import age, out, table
 from ukl_build.run.records import Entry, Record, Store, as_json, is_alive
 
@@ -221,18 +222,23 @@ def _wait_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _wait(options: argparse.Namespace) -> int:
-    store = Store.default()
-    entry = store.find(options.name)
-    if entry.alive and not _ending(entry, _client(entry), options.timeout):
-        raise UklError(
-            "machine-runs",
-            f"{entry.name} still runs after {options.timeout:g} s",
-            hint=f"give it more time, or: ukl stop {entry.name}",
-        )
-    with suppress(UklError):  # started with --rm
-        entry = store.find(entry.name)
-    print(entry.ended.status if entry.ended else "")
-    return entry.ended.status if entry.ended else 0
+    entry = Store.default().find(options.name)
+    status = entry.ended.status if entry.ended else None
+    if entry.alive:
+        # Not from the record: with --rm there is none afterwards.
+        try:
+            with _client(entry) as client:
+                status = client.status(options.timeout)
+        except TimeoutError as error:
+            raise UklError(
+                "machine-runs",
+                f"{entry.name} still runs after {options.timeout:g} s",
+                hint=f"give it more time, or: ukl stop {entry.name}",
+            ) from error
+    if status is None:
+        raise GuestError(Outcome(Kind.STOPPED, why=f"the ukl-run of {entry.name} was killed"))
+    print(status)
+    return status
 
 
 WAIT = Command(

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def find_image(name: str, build: Path = BUILD) -> Path:
         "image-missing",
         f"there is no image of {name!r}: neither {build / name} nor {given} has an {IMAGE_FILE}"
         f"{nearest(name, known)}{built}",
-        hint=f"build it: scons app={given.name}; `ukl-run` alone lists what is built",
+        hint=f"`ukl-run` alone lists what is built; one that is not: scons app={given.name}",
     )
 
 
@@ -136,6 +137,19 @@ def with_overlay(
     return replace(vm, initrd=place(own + data))
 
 
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Make an error of what the kernel's command line cannot have."""
+    try:
+        yield
+    except ValueError as error:
+        raise UklError(
+            "run-invalid",
+            str(error),
+            hint="use an image with our init (init=ring3), which passes on everything",
+        ) from error
+
+
 def with_args(vm: Vm, args: Sequence[str]) -> Vm:
     """Return the machine with other arguments for an application that is process 1 itself.
 
@@ -143,11 +157,8 @@ def with_args(vm: Vm, args: Sequence[str]) -> Vm:
 
     :raise UklError: ``run-invalid`` if the kernel could not pass them on.
     """
-    try:
+    with _refused():
         words = quote_args(args)
-    except ValueError as error:
-        hint = "use an image with our init, which passes on everything"
-        raise UklError("run-invalid", str(error), hint=hint) from error
     own = vm.cmdline[: vm.cmdline.index("--")] if "--" in vm.cmdline else vm.cmdline
     return _with_cmdline(vm, (*own, "--", *words))
 
@@ -160,11 +171,8 @@ def with_env(vm: Vm, env: Mapping[str, str]) -> Vm:
 
     :raise UklError: ``run-invalid`` if the kernel could not pass them on.
     """
-    try:
+    with _refused():
         words = [quote(f"{name}={value}") for name, value in env.items()]
-    except ValueError as error:
-        hint = "use an image with our init, which passes on everything"
-        raise UklError("run-invalid", str(error), hint=hint) from error
     return with_parameters(vm, " ".join(words))
 
 

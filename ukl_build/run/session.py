@@ -304,6 +304,8 @@ class _Session:
                     talk.warning("warning: how it ended cannot be kept: %s", refusal)
                     if refusal.errno == errno.ENOSPC:
                         talk.warning("warning: the end of the console log may be missing as well")
+        if self.server is not None:
+            self.server.over(status)
         if self.options.json and not self.options.detach and not self.options.dry_run:
             print(records.as_json(record, how), flush=True)
 
