@@ -265,6 +265,25 @@ static int serve(int port)
 	return 0;
 }
 
+/* Sends each datagram back, until one is empty. */
+static int serve_udp(int port)
+{
+	struct sockaddr_in self = { .sin_family = AF_INET, .sin_port = htons(port) }, from;
+	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+	socklen_t size;
+	char text[2048];
+	ssize_t got;
+
+	if (bind(fd, (struct sockaddr *)&self, sizeof(self)))
+		return 1;
+	do {
+		size = sizeof(from);
+		got = recvfrom(fd, text, sizeof(text), 0, (struct sockaddr *)&from, &size);
+		sendto(fd, text, got, 0, (struct sockaddr *)&from, size);
+	} while (got > 0);
+	return 0;
+}
+
 /* Becomes another program when somebody listens on a port of the guest. */
 static int when(int port, char **argv)
 {
@@ -332,6 +351,8 @@ int main(int argc, char **argv, char **envp)
 	}
 	if (!strcmp(what, "serve"))
 		return serve(number);
+	if (!strcmp(what, "serve-udp"))
+		return serve_udp(number);
 	if (!strcmp(what, "when"))
 		return when(number, argv + 3);
 	return 0;

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import time
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
@@ -11,7 +13,9 @@ import pytest
 
 from tests.boot.conftest import HELPER, Start, console
 from tests.networks import NEEDS_PASST
+from tests.waiting import wait_for
 from ukl_build import cpio
+from ukl_build.image import Protocol
 from ukl_build.initconf import INIT_CONF, InitConf, Job, Mode, Mount, Static, render
 from ukl_build.run.machine import Machine
 from ukl_build.run.network import LEASE
@@ -152,6 +156,38 @@ def test_the_application_starts_without_an_address(start: Start, network: bool) 
     assert end(machine) == Outcome(Kind.EXITED, 3)
     what = "dhcp" if network else "interface"
     assert machine.wait_event(0, event="warning", what=what) is not None
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [(Network.USER, ()), pytest.param(Network.PASST, (LEASE,), marks=NEEDS_PASST)],
+)
+def test_datagrams_come_and_go_by_a_forwarded_port(
+    start: Start, network: Network, words: tuple[str, ...]
+) -> None:
+    forward = Forward(0, 5555, Protocol.UDP)
+    vm = Vm("guest", network=network, cmdline=words, forwards=(forward,))
+    machine = start(entries=conf(argv=("h", "serve-udp", "5555")), vm=vm)
+    assert machine.wait_event(BOOT_S, event="started", job="app") is not None
+    with contextlib.ExitStack() as clients:
+        made = []
+        for number in range(3):
+            client = clients.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            client.connect(("127.0.0.1", machine.host_port(5555, Protocol.UDP)))
+            client.settimeout(0.5)
+            made.append((client, b"%d" % number * 1000))
+
+        def answered() -> bool:
+            # One that came before it was listened for is lost.
+            for client, text in made:
+                client.send(text)
+            with contextlib.suppress(OSError):
+                return [client.recv(2000) for client, _ in made] == [text for _, text in made]
+            return False
+
+        wait_for(answered, "each one's own datagram")
+        made[0][0].send(b"")
+    assert end(machine) == Outcome(Kind.EXITED, 0)
 
 
 def test_a_watchdog_ends_a_guest_that_hangs_and_no_other(
