@@ -491,3 +491,9 @@ def test_a_debug_exception_in_entry_text_is_not_the_applications(
             gdb.write(jump, b"\x90" * (after - jump))
             with pytest.raises(AssertionError, match="no return from #DB"):
                 play(gdb, HeldBack(gdb, machine, names, tmp_path), names["entry_SYSCALL_64"], 3)
+
+
+def test_the_kernel_is_compiled_without_a_warning(built: Path) -> None:
+    """Seen where all of it is compiled, as in a fresh clone; its own build would go on."""
+    log = (built.parent / "logs" / built.name / "make.log").read_text()
+    assert [line for line in log.splitlines() if "warning: " in line] == []

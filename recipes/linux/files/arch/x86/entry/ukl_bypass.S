@@ -109,7 +109,7 @@ SYM_INNER_LABEL(ukl_stubs, SYM_L_GLOBAL)
 .Lend_\nr:
 	cli
 	movq	PER_CPU_VAR(current_task), %rcx
-	testl	$UKL_EXIT_WORK, TASK_TI_flags(%rcx)
+	testl	$UKL_BYPASS_WORK, TASK_TI_flags(%rcx)
 	jnz	.Lbypass_work
 	movq	RSP(%rsp), %rsp
 	UNWIND_HINT_EMPTY
