@@ -14,7 +14,7 @@ from tests.project import ROOT
 pytestmark = pytest.mark.long
 
 PATCHES = ROOT / "recipes" / "linux" / "patches"
-LEFT_OUT = ("ACPI", "BLOCK", "INPUT", "NET", "PCI", "TTY")
+LEFT_OUT = ("ACPI", "BLOCK", "INPUT", "PCI", "TTY")
 """Options without which the kernel is half as large and still has all that the series touches."""
 
 
