@@ -120,7 +120,7 @@ def _start(forwards: Sequence[Forward], end: socket.socket) -> str | None:
     """Start passt; return what it says if it does not, and None when it is ready."""
     argv = passt_argv(forwards, "--fd", str(end.fileno()))
     try:
-        # Not proc.run(): it would wait for the process in the background as well.
+        # Not proc.run(): that it does not start is no error where there is another network.
         done = subprocess.run(
             argv,
             env=dict(proc.BASE_ENV),
