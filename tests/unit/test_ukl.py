@@ -66,7 +66,7 @@ def test_links_and_commands_of_the_sections_lead_somewhere() -> None:
     for line in re.findall(r"^    scons (.*?)(?:  +#.*)?$", text, re.M):
         named = {word.partition("=")[0] for word in line.split("&&")[0].split() if "=" in word}
         assert named <= words, f"docs/errors.md: scons {line}"
-    options = set(re.findall(r"--[a-z-]+", run_cli.parser().format_help())) | {"-p", "-m"}
+    options = set(re.findall(r"--[a-z-]+", run_cli.parser().format_help())) | {"-p", "-m", "--help"}
     for line in re.findall(r"tools/ukl-run (.*?)(?:  +#.*)?$", text, re.M):
         given = set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", line))
         assert given <= options, f"docs/errors.md: tools/ukl-run {line}"
