@@ -236,7 +236,8 @@ def _wait(options: argparse.Namespace) -> int:
                 hint=f"give it more time, or: ukl stop {entry.name}",
             ) from error
     if status is None:
-        raise GuestError(Outcome(Kind.STOPPED, why=f"the ukl-run of {entry.name} was killed"))
+        why = f"the ukl-run of {entry.name} was killed, or the disk full"
+        raise GuestError(Outcome(Kind.STOPPED, why=why))
     print(status)
     return status
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import errno
 import hashlib
+import logging
 import os
 import shlex
 import tempfile
@@ -254,7 +255,8 @@ class _Session:
         talk.debug("network: %s, %s", plan.net.network, plan.net.why)
         if vm.tap is not None and vm.tap.guest is not None:
             talk.info(f"the guest's address is {vm.tap.guest.ip}, by the interface {vm.tap.name}")
-        talk.debug("command line: %s", network.by_hand(full, records.runtime_folder()))
+        if talk.isEnabledFor(logging.DEBUG):  # it looks for free ports
+            talk.debug("command line: %s", network.by_hand(full, records.runtime_folder()))
         machine = Machine(full, console=console)
         with explained(machine, plan.image, plan.folder, self._crashed), machine:
             run = attend.Run(machine, plan.image, options.timeout, server)
