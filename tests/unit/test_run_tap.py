@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import socket
-from ipaddress import IPv4Interface, IPv4Network
+import struct
+from collections.abc import Awaitable, Callable
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
 import pytest
@@ -97,6 +100,67 @@ def test_what_is_started_by_hand_makes_it_before(tmp_path: Path) -> None:
     own = network.by_hand(Vm("x", network=Network.TAP, tap=Tap("mine")), tmp_path)
     assert own.startswith("qemu-system-x86_64 ")
     assert " tap,id=net,ifname=mine,script=no,downscript=no " in own
+
+
+Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+def _relayed(talk: Callable[[Pair, Pair], Awaitable[None]]) -> None:
+    """Have both ends of a relayed connection talk, the client's and the guest's."""
+
+    async def both() -> None:
+        accepted: asyncio.Queue[Pair] = asyncio.Queue()
+        guest = await asyncio.start_server(
+            lambda reader, writer: accepted.put_nowait((reader, writer)), "127.0.0.2"
+        )
+        forward = Forward(0, guest.sockets[0].getsockname()[1])
+        server = await tap.relay(forward, IPv4Address("127.0.0.2"))
+        async with guest, server, asyncio.timeout(20):
+            port = server.sockets[0].getsockname()[1]
+            client = await asyncio.open_connection("127.0.0.1", port)
+            await talk(client, await accepted.get())
+
+    asyncio.run(both())
+
+
+def test_what_is_relayed_arrives_also_after_one_side_has_ended() -> None:
+    much = bytes(range(256)) * 40_000
+
+    async def talk(client: Pair, guest: Pair) -> None:
+        client[1].write(much)
+        client[1].write_eof()
+        assert await guest[0].read(-1) == much
+        guest[1].write(much)
+        guest[1].close()
+        assert await client[0].read(-1) == much
+
+    _relayed(talk)
+
+
+@pytest.mark.parametrize("first", [0, 1], ids=["client", "guest"])
+def test_a_reset_reaches_the_other_side(first: int) -> None:
+    async def talk(*pairs: Pair) -> None:
+        gone, other = pairs[first], pairs[1 - first]
+        linger = struct.pack("ii", 1, 0)  # no FIN, a RST
+        gone[1].get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        gone[1].close()
+        with pytest.raises(ConnectionResetError):
+            await other[0].read(-1)
+
+    _relayed(talk)
+
+
+def test_who_is_relayed_to_a_port_that_nobody_has_is_told() -> None:
+    async def ask() -> bytes:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.2", 0))
+            server = await tap.relay(Forward(0, probe.getsockname()[1]), IPv4Address("127.0.0.2"))
+            async with server, asyncio.timeout(20):
+                port = server.sockets[0].getsockname()[1]
+                client, _ = await asyncio.open_connection("127.0.0.1", port)
+                return await client.read(-1)
+
+    assert asyncio.run(ask()) == b""
 
 
 @NEEDS_TAP

@@ -141,12 +141,16 @@ def _configure(name: str, host: IPv4Interface) -> None:
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(ConnectionError):
+    try:
         while data := await reader.read(CHUNK):
             writer.write(data)
             await writer.drain()
-        if writer.can_write_eof():
-            writer.write_eof()
+        writer.write_eof()
+    except OSError:  # a reset, not an end: the other side is to see one as well
+        with contextlib.suppress(OSError):
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        writer.transport.abort()
 
 
 async def relay(forward: Forward, guest: IPv4Address) -> asyncio.Server:
