@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -45,6 +46,12 @@ def test_a_changed_application_is_relinked_and_nothing_is_compiled(project: Proj
     project.edit()
     project.build()
     assert project.calls() == ["LD"]
+
+
+def test_it_is_said_what_the_compiler_cache_had(project: Project) -> None:
+    assert re.search(r"\[linux\] \S+: \d+\.\d s, 0 of 2 cached\n", project.build())
+    shutil.rmtree(project.out)
+    assert re.search(r"\[linux\] \S+: \d+\.\d s, 2 of 2 cached\n", project.build())
 
 
 def test_a_change_that_leaves_the_object_as_it_was_stops_there(project: Project) -> None:
