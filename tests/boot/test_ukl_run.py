@@ -12,7 +12,8 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,17 @@ def test_it_serves_until_it_is_asked_to_stop(folder: Path, number: signal.Signal
     assert "the application exited with status 0" in err
 
 
+@contextmanager
+def descriptors(soft: int) -> Iterator[None]:
+    """Let this process, and what it starts, have so many descriptors; 1,024 is what is usual."""
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
+
+
 @pytest.mark.parametrize(
     "network",
     [pytest.param("passt", marks=NEEDS_PASST), pytest.param("tap", marks=NEEDS_TAP)],
@@ -113,8 +125,6 @@ def test_a_thousand_connections_at_once_are_answered(
     folder = tmp_path / "redis"
     folder.symlink_to(redis_image)
     wanted = 1000
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
     async def ping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
         writer.write(b"PING\r\n")
@@ -131,7 +141,7 @@ def test_a_thousand_connections_at_once_are_answered(
             ]
 
     words = ("--network", network, "-p", "0:6379", "-q", "--detach", "--json")
-    with start(folder, *words) as process:
+    with descriptors(1024), start(folder, *words) as process:
         out, err = process.communicate(timeout=ENOUGH_S)
         assert process.returncode == 0, err
         record = json.loads(out)
@@ -145,7 +155,8 @@ def test_a_thousand_connections_at_once_are_answered(
 
     try:
         wait_for(answers, "the first answer", ENOUGH_S)
-        assert asyncio.run(talk(port)) == [b"+PONG\r\n"] * (2 * wanted)
+        with descriptors(wanted + 100):
+            assert asyncio.run(talk(port)) == [b"+PONG\r\n"] * (2 * wanted)
     finally:
         argv = [sys.executable, ROOT / "tools" / "ukl", "stop", record["name"]]
         subprocess.run(argv, env=environment(folder), check=True, timeout=ENOUGH_S)

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import resource
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -277,6 +278,16 @@ def _work(options: argparse.Namespace, ready: Ready = lambda _: None) -> int:
         return EXIT_STATUS[Kind.STOPPED]
 
 
+def _raise_descriptors() -> None:
+    """Let this process and QEMU have as many descriptors as they may.
+
+    Each connection to a guest takes some of one or both; the usual 1,024 are for programs that
+    call select(2), and neither does.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -294,6 +305,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words and not options.json:
             parser().error("the following arguments are required: --qemu")
         return reported(lambda: overview.show(as_json=options.json))
+    _raise_descriptors()
     if options.detach and not options.dry_run:
         status, record = background.in_background(lambda ready: _work(options, ready))
         if record:
