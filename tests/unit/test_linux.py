@@ -19,10 +19,15 @@ def accept(vmlinux: Path) -> None:
     """Find nothing wrong."""
 
 
-def build(folder: Path, said: list[str], check: Callable[[Path], None] = accept) -> None:
+def build(
+    folder: Path,
+    said: list[str],
+    check: Callable[[Path], None] = accept,
+    config_text: str = "CONFIG_A=y\n",
+) -> None:
     """Build the fake kernel."""
     config = folder / "config"
-    config.write_text("CONFIG_A=y\n")
+    config.write_text(config_text)
     linux.build(
         FAKE_LINUX,
         config,
@@ -132,3 +137,28 @@ def test_what_was_built_stays_unless_it_is_of_another_tree(
     linux.begin_as(output, new)
     assert (new / "a.o").read_text() == ("its own" if same else "object")
     assert (new / "source").resolve() == (tmp_path / "tree").resolve()
+
+
+def test_what_is_linked_is_known_by_its_content(tmp_path: Path) -> None:
+    """Not by its time: it is older than what the copy has linked."""
+
+    def made(folder: Path) -> bytes:
+        build(folder, [], config_text='CONFIG_INITRAMFS_SOURCE="../initramfs.cpio"\n')
+        return (folder / "bzImage").read_bytes()
+
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        folder.mkdir()
+        (folder / "initramfs.cpio").write_text(f"what {folder.name} has")
+    os.utime(other / "initramfs.cpio", (0, 0))
+    assert b"what one has" in made(one)
+    linux.begin_as(one / "out", other / "out")
+    assert b"what other has" in made(other)
+    assert (other / "out" / "calls").read_text().count("CC") == 2  # of the first
+    # As SCons' cache brings it back.
+    (other / "initramfs.cpio").write_text("yet another")
+    os.utime(other / "initramfs.cpio", (0, 0))
+    assert b"yet another" in made(other)
+    calls = (other / "out" / "calls").read_text()
+    made(other)
+    assert (other / "out" / "calls").read_text() == calls

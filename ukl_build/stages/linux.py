@@ -2,7 +2,9 @@
 """Builds the kernel around the application.
 
 make itself decides what is out of date: the archive and the initramfs are prerequisites in the
-kernel's own makefiles, so a changed application is relinked and nothing else is compiled.
+kernel's own makefiles, so a changed application is relinked and nothing else is compiled.  But make
+goes by times, and these two can be older than what was linked of others: see
+:func:`_forget_what_was_linked_of_others`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ RUNNING = ".ukl-running"
 
 _TREE = "source"
 """Link of make's in an output folder to the tree."""
+
+LINKED = ".ukl-linked"
+"""File in the output folder with the digests of what is linked that make did not compile."""
 
 LOCK = ".ukl-lock"
 """File in the output folder that is locked while it is in use."""
@@ -93,6 +98,7 @@ def build(
     wanted = config.read_text(encoding="utf-8")
     with _alone(out, say) as lock:
         _forget_torn_files(out, say)
+        _forget_what_was_linked_of_others(wanted, out)
         _make(tree, wanted, out, lock, jobs=jobs, compiler=compiler, logs=logs)
         if check is not None:
             check(out / "vmlinux")
@@ -184,6 +190,23 @@ def _forget_torn_files(out: Path, say: Say) -> None:
     say(f"{out.name}: the last build was killed; {len(torn)} files of it are made again")
     for path in torn:
         path.unlink()
+
+
+def _forget_what_was_linked_of_others(wanted: str, out: Path) -> None:
+    """Have the archive and the initramfs linked again if they are not those of the last time.
+
+    make would not where they are older than what is there: a folder that began as a copy of another
+    kernel's has that one's, and SCons gives a file that it takes from its cache the time it had.
+    """
+    settings = dotconfig.read_settings(wanted)
+    named = (settings.get(name, "") for name in ("UKL_ARCHIVE_PATH", "INITRAMFS_SOURCE"))
+    found = [f"{files.sha256(out / name)} {name}\n" for name in named if name]
+    record, text = out / LINKED, "".join(found)
+    if not found or (record.is_file() and record.read_text(encoding="utf-8") == text):
+        return
+    for made in ("usr/initramfs_inc_data", "vmlinux"):
+        (out / made).unlink(missing_ok=True)
+    files.write(record, text)
 
 
 def differences(wanted: str, got: str) -> list[str]:
