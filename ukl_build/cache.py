@@ -50,6 +50,11 @@ class Cache:
         return self.root / "packages"
 
     @property
+    def snapshots(self) -> Path:
+        """States of machines, named by the digest of all that makes them what they are."""
+        return self.root / "snapshots"
+
+    @property
     def ccache(self) -> Path:
         """Folder of the compiler cache."""
         return self.root / "ccache"

@@ -11,9 +11,10 @@ from ukl_build import doctor, explain, manual
 from ukl_build.commands import Command
 from ukl_build.completion import parse
 from ukl_build.errors import reported
-from ukl_build.run import lifecycle
+from ukl_build.run import cli, lifecycle
 
 COMMANDS: tuple[Command, ...] = (
+    *cli.COMMANDS,
     *lifecycle.COMMANDS,
     doctor.COMMAND,
     explain.COMMAND,

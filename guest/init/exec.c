@@ -6,6 +6,7 @@
 
 #include "conf.h"
 #include "port.h"
+#include "resume.h"
 #include "setup.h"
 #include "spawn.h"
 
@@ -14,7 +15,7 @@ enum {
 	TIOCGPTN_ = (int)0x80045430,
 	TIOCSWINSZ_ = 0x5414,
 	MAX_ARGS = 256,
-	TO_APPLICATION = 255, /* session of a signal */
+	MACHINE = 255, /* no session: the application, or the machine itself */
 	HEAD = 4, /* bytes of a frame before its payload */
 };
 
@@ -249,14 +250,26 @@ static void feed(size_t id)
 		shut(&it->in);
 }
 
+static void take_machines(char type, const char *payload, size_t length, int application)
+{
+	int64_t time;
+
+	if (type == 'K' && length == 1 && application) {
+		SYS2(kill, application, payload[0]);
+	} else if (type == 'S') {
+		resume_settle();
+	} else if (type == 'C' && length == sizeof(time) + RESUME_SEED) {
+		memcpy(&time, payload, sizeof(time));
+		resume_go_on(time, payload + sizeof(time));
+	}
+}
+
 static void take_frame(char type, size_t id, char *payload, size_t length, int application)
 {
 	struct session *it = &sessions[id < SESSIONS ? id : 0];
 
-	if (type == 'K' && length == 1 && id == TO_APPLICATION && application) {
-		SYS2(kill, application, payload[0]);
-		return;
-	}
+	if (id == MACHINE)
+		take_machines(type, payload, length, application);
 	if (id >= SESSIONS)
 		return;
 	payload[length] = '\0';

@@ -13,6 +13,10 @@
  *	A  a frame O or E was taken
  *	K  send a signal (1 byte) to its process group; to the application if the session is 255
  *	W  its terminal has another size: as for T
+ * From the host, of the machine itself (session 255)
+ *	S  say when its state can be saved
+ *	C  it goes on from a state that was saved: the time of day (8: ns since the epoch), a seed
+ *	   for random numbers (RESUME_SEED)
  * To the host
  *	O, E  what it writes to standard output and error; a terminal has only the former
  *	A  a frame D was taken

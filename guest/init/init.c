@@ -18,6 +18,7 @@
 #include "dhcp.h"
 #include "exec.h"
 #include "net.h"
+#include "resume.h"
 #include "setup.h"
 #include "spawn.h"
 #include "status.h"
@@ -413,6 +414,7 @@ __attribute__((noreturn)) static void loop(int signals, int acpi)
 			finish();
 		watchdog_feed();
 		deadline = kill_at;
+		resume_step(&deadline);
 		earlier(&deadline, feed_at);
 		if (dhcp_on)
 			earlier(&deadline, dhcp.wake);
@@ -466,7 +468,7 @@ __attribute__((noreturn, used)) static void main(void)
 	understood = conf_read(wrong, sizeof(wrong));
 	loaded = understood && setup_modules(wrong, sizeof(wrong));
 	status_open();
-	status("\"event\":\"init\",\"version\":1,\"exec\":%s,\"uptime_ms\":%l",
+	status("\"event\":\"init\",\"version\":2,\"exec\":%s,\"uptime_ms\":%l",
 	       exec_open() ? "true" : "false", now());
 	signals = open_signals();
 	acpi = acpi_open();

@@ -15,11 +15,13 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/user.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static void file(const char *path)
@@ -39,6 +41,27 @@ static int failed(const char *path)
 {
 	printf("%s: errno %d\n", path, errno);
 	return 1;
+}
+
+static int time_of_day(void)
+{
+	struct timespec time;
+
+	if (clock_gettime(CLOCK_REALTIME, &time))
+		return failed("time");
+	return printf("%lld.%09ld\n", (long long)time.tv_sec, time.tv_nsec) < 0;
+}
+
+/* A random number every two milliseconds. */
+static int draw(void)
+{
+	unsigned long long random;
+
+	for (;; usleep(2000)) {
+		if (getrandom(&random, sizeof(random), 0) != sizeof(random))
+			return failed("draw");
+		printf("drew %016llx\n", random);
+	}
 }
 
 /* Adds a line and has it on the disk. */
@@ -329,6 +352,10 @@ int main(int argc, char **argv, char **envp)
 		file(argv[2]);
 	if (!strcmp(what, "segment"))
 		return segment(argv[2]);
+	if (!strcmp(what, "time"))
+		return time_of_day();
+	if (!strcmp(what, "draw"))
+		return draw();
 	if (!strcmp(what, "append"))
 		return append(argv[2], argv[3]);
 	if (!strcmp(what, "log"))

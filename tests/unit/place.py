@@ -33,6 +33,7 @@ class Place:
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(PROJECT),
             "XDG_STATE_HOME": str(self.root / "state"),
+            "XDG_CACHE_HOME": str(self.root / "cache"),
             "XDG_RUNTIME_DIR": str(self.root / "runtime"),
             "TMPDIR": str(self.root / "tmp"),
         }

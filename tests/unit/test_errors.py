@@ -51,8 +51,8 @@ from ukl_build.image import Init, SmokeRun
 from ukl_build.lint import cli as lint_cli
 from ukl_build.measure import cli as measure_cli
 from ukl_build.measure import counts, report
-from ukl_build.run import accel, cli, control, disk, execute, network, session
-from ukl_build.run.machine import Machine, busy
+from ukl_build.run import accel, cli, control, disk, execute, network, session, warm
+from ukl_build.run.machine import Machine, Saved, busy
 from ukl_build.run.outcome import GuestError, Record, classify
 from ukl_build.run.records import Store
 from ukl_build.run.vm import Drive, Forward
@@ -448,6 +448,19 @@ def _(at: Path) -> None:
 def _(at: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as end:
         network.start_passt([Forward(server.getsockname()[1], 80)], end)
+
+
+@trigger("snapshot-missing")
+def _(at: Path) -> None:
+    warm.find(test_run_machine.machine(at, "halt").vm, "app")
+
+
+@trigger("snapshot-failed")
+def _(at: Path) -> None:
+    (at / "state").write_bytes(b"this is no state of QEMU's")
+    vm = test_run_machine.machine(at, "halt").vm
+    with Machine(vm, console=at / "console.log", saved=Saved(at / "state", ())) as it:
+        it.start()
 
 
 @trigger("qemu-failed")

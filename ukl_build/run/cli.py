@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ukl_build.commands import Command
 from ukl_build.completion import completed, parse
 from ukl_build.errors import Fault, reported
 from ukl_build.image import Protocol
@@ -249,6 +250,8 @@ def parser() -> argparse.ArgumentParser:
         const=WATCHDOG_S,
         help=f"end a guest that does nothing for S seconds ({WATCHDOG_S})",
     )
+    for warm in ("--snapshot", "--restore"):  # which are `ukl snapshot` and `ukl restore`
+        add(how, warm, action="store_true", help=argparse.SUPPRESS)
     add(how, "--smoke", action="store_true", help="do the recipe's test; 0 if all went well")
     add(
         *(how, "--gdb"),
@@ -312,6 +315,43 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(record if options.json else json.loads(record)["name"])
         return status
     return _work(options)
+
+
+def _image_and_words(parser: argparse.ArgumentParser) -> None:
+    image = parser.add_argument(
+        "image", metavar="APP|IMAGE|DIR", help="of build/, or an image's file or folder"
+    )
+    completed(image, prepare.short_names)
+    parser.add_argument(
+        "words",
+        metavar="...",
+        nargs=argparse.REMAINDER,
+        help="options of ukl-run, and the application's arguments behind --",
+    )
+
+
+def _as(option: str) -> Callable[[argparse.Namespace], int]:
+    return lambda options: main(["--qemu", options.image, option, *options.words])
+
+
+COMMANDS = (
+    Command(
+        "snapshot",
+        "start an image, and save its state when it first answers",
+        _image_and_words,
+        _as("--snapshot"),
+        "  ukl snapshot redis            another one replaces it\n"
+        "  ukl snapshot redis -m 512     a machine with other options has its own\n",
+    ),
+    Command(
+        "restore",
+        "start an image from the state that was saved, in a moment",
+        _image_and_words,
+        _as("--restore"),
+        "  ukl restore redis -p 6379:6379\n"
+        "  ukl restore redis -m 512 -d   what it writes is gone with the machine\n",
+    ),
+)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import signal
 import socket
 import struct
 import termios
+import time
 import tty
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,9 @@ from ukl_build.errors import UklError
 SESSIONS = 8
 """Programs at once: SESSIONS of guest/init/exec.h, as the others here."""
 PAYLOAD = 4096
-TO_APPLICATION = 255
+MACHINE = 255
+"""No session: the application, or the machine itself."""
+SEED = 32
 
 _HEAD = struct.Struct("<cBH")
 _SIZE = struct.Struct("<HH")
@@ -54,6 +57,8 @@ class Type(bytes, Enum):
     TAKEN = b"A"
     KILL = b"K"
     RESIZE = b"W"
+    SETTLE = b"S"
+    GO_ON = b"C"
     OUT = b"O"
     ERR = b"E"
     OVER = b"X"
@@ -113,7 +118,16 @@ class Relay:
 
     def signal(self, number: int) -> None:
         """Send a signal to the application."""
-        self._writer.write(frame(Type.KILL, bytes([number]), TO_APPLICATION))
+        self._writer.write(frame(Type.KILL, bytes([number]), MACHINE))
+
+    def settle(self) -> None:
+        """Ask the guest to say when its state can be saved."""
+        self._writer.write(frame(Type.SETTLE, session=MACHINE))
+
+    def go_on(self) -> None:
+        """Tell a guest that goes on from a saved state the time of day, and give it a seed."""
+        payload = struct.pack("<q", time.time_ns()) + os.urandom(SEED)
+        self._writer.write(frame(Type.GO_ON, payload, MACHINE))
 
     def free(self) -> bool:
         """Return whether one more program can be started."""

@@ -28,7 +28,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,6 +44,18 @@ from ukl_build.run.vm import Forward, Network, Tap, Vm
 
 T = TypeVar("T")
 Event = dict[str, object]
+
+STATE_S = 120.0
+"""Seconds for QEMU to write or read a machine's state: some GiB on a slow disk."""
+
+SAVING_INIT = 2
+"""First version of the guest's init (its report ``init``) that can be saved and go on."""
+
+PASSING = ("settled", "resumed")
+"""Its reports that are of one saving or going on."""
+
+SETTLE_S = 10.0
+"""Seconds for the guest to say that its state can be saved; it waits half as long at most."""
 
 CONNECT_S = 30.0
 """Seconds for QEMU to come up: to read its arguments and greet."""
@@ -77,15 +89,42 @@ def _usernet(listed: str) -> network.HostPorts:
     }
 
 
+def _unsaved(message: str, hint: str, detail: str = "") -> UklError:
+    return UklError("snapshot-failed", message, hint=hint, detail=detail)
+
+
+async def _migrated(changes: EventListener) -> bool:
+    """Wait for the end of a migration; return whether it went well."""
+    async for message in changes:
+        data = message.get("data")
+        status = data.get("status") if isinstance(data, dict) else None
+        if status in ("completed", "failed"):
+            return bool(status == "completed")
+    return False
+
+
 def _monitor(line: str) -> tuple[str, dict[str, object]]:
     return "human-monitor-command", {"command-line": line}
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a machine goes on from."""
+
+    state: Path
+    """QEMU's migration stream."""
+    events: tuple[Event, ...]
+    """What the guest's init had reported."""
+    console: bytes = b""
+    """What the guest had said."""
 
 
 class _Session:
     """The asyncio side; every method runs in the loop's thread."""
 
-    def __init__(self, vm: Vm, console: Path, program: Path) -> None:
-        self.vm = vm
+    def __init__(self, vm: Vm, console: Path, program: Path, saved: Saved | None) -> None:
+        self.vm = vm if saved is None else replace(vm, incoming=True)
+        self.saved = saved
         self.console = console
         self.program = program
         self.process: asyncio.subprocess.Process | None = None
@@ -99,7 +138,8 @@ class _Session:
         self.connected = False
         self.gave_up = False
         self.words = bytearray()
-        self.events: list[Event] = []
+        before = () if saved is None else saved.events
+        self.events = [one for one in before if one.get("event") not in PASSING]
         self.changed = asyncio.Condition()
         self.outcome: Outcome | None = None
         self.host_ports: network.HostPorts = {}
@@ -119,11 +159,18 @@ class _Session:
             status, status_end = socket.socketpair()
             ends.enter_context(status_end)
             # Ours before QEMU opens it: private, and there even if QEMU never gets that far.
-            os.close(os.open(self.console, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+            log = os.open(self.console, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(log, "wb") as file:
+                file.write(b"" if self.saved is None else self.saved.console)
             execute, execute_end = socket.socketpair()
             ends.enter_context(execute_end)
             inherited = [qmp_end.fileno(), status_end.fileno(), execute_end.fileno()]
             wiring = qemu.Wiring.inherited(inherited, self.console)
+            state = -1
+            if self.saved is not None:
+                state = os.open(self.saved.state, os.O_RDONLY | os.O_CLOEXEC)
+                ends.callback(os.close, state)
+                inherited.append(state)
             if self.vm.network is Network.PASST:
                 card, passt_end = socket.socketpair()
                 ends.enter_context(card)
@@ -171,14 +218,91 @@ class _Session:
             if self.vm.forwards and self.vm.network is Network.USER:
                 # While the guest stands still, so that it cannot end before the answer.
                 self.host_ports = _usernet(str(await self.execute(*_monitor("info usernet"))))
+            if self.saved is not None:
+                await self._load(state)
             if self.vm.gdb is None:
                 await self.client.execute("cont")
+            if self.saved is not None:
+                await self._resumed()
         except (QMPError, TimeoutError, OSError) as error:
             if self.connected:
                 return  # the guest was so quick that `cont` was not answered any more
             self._signal(signal.SIGKILL)
             outcome = await self.end
             raise GuestError(outcome, detail=self._said() or str(error)) from error
+
+    async def _migrate(self, command: str, uri: str) -> None:
+        """Have QEMU write or read the machine's state (docs/devel/migration.rst).
+
+        :raise UklError: ``snapshot-failed``.
+        """
+        assert self.end is not None
+        wanted = {"capability": "events", "state": True}
+        what = "save" if command == "migrate" else "go on from"
+        why = ""
+        with self.client.listener("MIGRATION") as changes:
+            over = asyncio.create_task(_migrated(changes))
+            try:
+                await self.client.execute("migrate-set-capabilities", {"capabilities": [wanted]})
+                await self.client.execute(command, {"uri": uri})
+                # What it cannot read is QEMU's end.
+                first = {over, self.end}
+                await asyncio.wait(first, timeout=STATE_S, return_when=asyncio.FIRST_COMPLETED)
+                if over.done() and over.result():
+                    return
+                why = str(await self.client.execute("query-migrate"))
+            except QMPError as error:
+                why = str(error)
+            finally:
+                over.cancel()
+        raise _unsaved(
+            f"QEMU cannot {what} the state of {self.vm.name}",
+            "make it again: ukl snapshot" if self.saved else "is there room on the disk?",
+            detail=self._said() or why,
+        )
+
+    async def _load(self, state: int) -> None:
+        assert self.relay is not None
+        await self._migrate("migrate-incoming", f"fd:{state}")
+        self.relay.go_on()
+
+    async def _resumed(self) -> None:
+        """Wait until the guest goes on, with the right time and other random numbers."""
+        event = await self.wait_event(lambda it: it.get("event") == "resumed", SETTLE_S)
+        if self.outcome is not None:
+            return  # which says more
+        if event is None or event.get("errno"):
+            why = "does not go on" if event is None else "cannot set its clock or random numbers"
+            raise _unsaved(
+                f"{self.vm.name} {why} from the state that was saved",
+                f"look at the console log {self.console}",
+            )
+
+    async def save(self, path: Path) -> int:
+        assert self.relay is not None
+        init = await self.wait_event(lambda it: it.get("event") == "init", 0)
+        version = init.get("version") if init else 0
+        if not isinstance(version, int) or version < SAVING_INIT:
+            raise _unsaved(
+                f"the init of {self.vm.name} does not know how to be saved",
+                "build the image again",
+            )
+        self.relay.settle()
+        settled = await self.wait_event(lambda it: it.get("event") == "settled", SETTLE_S)
+        if settled is None:
+            raise _unsaved(
+                f"the init of {self.vm.name} does not say that its state can be saved",
+                f"look at the console log {self.console}",
+            )
+        await self.client.execute("stop")
+        # Nothing else uses the disk meanwhile; by itself it writes 128 MiB a second.
+        await self.client.execute("migrate-set-parameters", {"max-bandwidth": 1 << 40})
+        with path.open("wb") as file:
+            self.client.send_fd_scm(file.fileno())
+            await self.client.execute("getfd", {"fdname": "state"})
+        await self._migrate("migrate", "fd:state")
+        left = settled.get("connections")
+        return left if isinstance(left, int) else 0
 
     async def _relay_to(self, to: Tap) -> None:
         for forward in self.vm.forwards:
@@ -374,14 +498,16 @@ def busy(name: str) -> UklError:
 class Machine:
     """A virtual machine, from its start to its end."""
 
-    def __init__(self, vm: Vm, *, console: Path) -> None:
+    def __init__(self, vm: Vm, *, console: Path, saved: Saved | None = None) -> None:
         """Prepare a machine; nothing runs yet.
 
         :param console: file that takes the serial console, overwritten.
+        :param saved: what it goes on from, saved of a machine with the same devices.
         :raise UklError: ``tool-missing`` if there is no QEMU.
         """
         self.vm = vm
         self.console = console
+        self._saved = saved
         program = proc.which(qemu.PROGRAM, hint=qemu.INSTALL)
         self._loop = asyncio.new_event_loop()
         # A daemon, so that an exception on its way out of the main thread is not held up; QEMU's
@@ -392,7 +518,7 @@ class Machine:
         self._closed = False
 
     async def _make(self, program: Path) -> _Session:
-        return _Session(self.vm, self.console, program)
+        return _Session(self.vm, self.console, program, self._saved)
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -432,6 +558,15 @@ class Machine:
                     f"the host's port {where} cannot be listened on: {why}",
                     hint="choose another one, or 0 for any free one",
                 )
+
+    def save(self, path: Path) -> int:
+        """Write the machine's state into a file; the machine stands still afterwards.
+
+        :return: connections of the guest to other machines that are open in that state.
+        :raise UklError: ``snapshot-failed``.
+        :raise OSError: if the file cannot be written.
+        """
+        return self._call(self._session.save(path))
 
     @property
     def pid(self) -> int:

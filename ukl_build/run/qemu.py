@@ -77,6 +77,8 @@ class Wiring:
     """What is asked of the guest's init."""
     console: str
     """The serial line."""
+    state: str = "defer"
+    """Where a machine that goes on from a saved state has that from (``-incoming``)."""
     card: str = ""
     """The other end of the network card, as options of ``-netdev stream`` (passt) or ``tap``."""
 
@@ -89,7 +91,7 @@ class Wiring:
         :param console: file that takes the serial console.
         """
         qmp, status, execute = (f"socket,fd={one}" for one in sockets)
-        return cls(qmp, status, execute, f"file,path={escape(console)}")
+        return cls(qmp, status, execute, f"file,append=on,path={escape(console)}")
 
 
 # The guest waits for a status port that nobody has opened, which a file is from the start.
@@ -146,6 +148,8 @@ def argv(vm: Vm, wiring: Wiring, *, program: str = PROGRAM) -> list[str]:
     for number, drive in enumerate(vm.drives):
         readonly = "on" if drive.read_only else "off"
         file = f"file={escape(drive.path)},format=raw,if=none,id=disk{number},readonly={readonly}"
+        if drive.volatile:
+            file += ",snapshot=on"
         words += ["-drive", f"{file},{DISK}"]
         boot = f",bootindex={number}" if vm.kernel is None else ""
         words += ["-device", f"virtio-blk-pci,drive=disk{number}{boot},{VIRTIO}"]
@@ -157,6 +161,8 @@ def argv(vm: Vm, wiring: Wiring, *, program: str = PROGRAM) -> list[str]:
         words += ["-device", f"virtio-9p-pci,{tag},{VIRTIO}"]
     if vm.watchdog:
         words += ["-device", "i6300esb"]
+    if vm.incoming:
+        words += ["-incoming", wiring.state]
     if vm.gdb is not None:
         words += ["-gdb", f"tcp:{LOCALHOST}:{vm.gdb}"]
     return [*words, *vm.extra]

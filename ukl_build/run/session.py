@@ -20,7 +20,7 @@ from platformdirs import user_state_path
 from ukl_build import files
 from ukl_build.errors import UklError, refused
 from ukl_build.image import IMAGE_FILE, Feature, Image, Init, load
-from ukl_build.run import accel, attach, attend, network, prepare, records, tap
+from ukl_build.run import accel, attach, attend, network, prepare, records, tap, warm
 from ukl_build.run.attend import Asked, talk
 from ukl_build.run.control import Server
 from ukl_build.run.crash.report import Report, explained
@@ -67,8 +67,47 @@ def _check(options: argparse.Namespace, image: Image) -> None:
         refuse("nobody would feed the watchdog", "build it with init=ring3, whose init does")
     if options.watchdog:
         attach.check_features(image, [Feature.WATCHDOG])
+    if options.snapshot or options.restore:
+        _check_warm(options, image)
     if options.quiet and options.verbose:
         refuse("-q and --verbose ask for opposite things", "leave one of the two out")
+
+
+def _check_warm(options: argparse.Namespace, image: Image) -> None:
+    """Refuse what cannot be saved, or go on from what was.
+
+    :raise UklError: ``run-invalid``.
+    """
+    name = "--snapshot" if options.snapshot else "--restore"
+    for given, what, hint in (
+        (options.snapshot and options.restore, "--restore goes on from", "leave one of them out"),
+        (options.gdb is not None, "--gdb waits before", "leave one of them out"),
+        (options.dry_run, "--dry-run has no machine for", "leave one of them out"),
+        (options.snapshot and options.smoke, "--smoke stops", "leave --smoke out, it is asked"),
+        (options.snapshot and options.detach, "--detach does not wait for", "leave it out"),
+        (
+            options.disks or options.shares or image.shares,
+            "what is on this machine's disks and in its folders goes on without",
+            "only disks of the recipe, which are empty in a snapshot, can be part of it",
+        ),
+        (
+            options.network == Network.NONE or options.network.startswith(Network.TAP),
+            f"--network {options.network} does not fit:",
+            "by passt and user a guest has the same address whenever it goes on",
+        ),
+        (
+            image.smoke is None,
+            f"{image.name} has no question that is answered when it is ready, for",
+            "add smoke to its recipe",
+        ),
+        (
+            image.init is Init.DIRECT,
+            "without our init nobody sets the clock after",
+            f"build it with our init: {image.command} init=ring3",
+        ),
+    ):
+        if given:
+            raise UklError("run-invalid", f"{what} {name}", hint=hint)
 
 
 @dataclass(frozen=True)
@@ -108,11 +147,13 @@ def _plan(options: argparse.Namespace, scratch: Path) -> _Plan:
     _check(options, image)
     prepare.check_files(image, folder, symbols=options.gdb is not None)
     forwards: list[Forward] = options.forwards
-    if options.smoke and image.smoke and not attend.is_forwarded(forwards, image.smoke):
+    asks = options.smoke or options.snapshot
+    if asks and image.smoke and not attend.is_forwarded(forwards, image.smoke):
         forwards = [*forwards, Forward(0, image.smoke.port)]
     vm = from_image(image, folder.resolve(), GUARD_PARAMETERS | REPORT_PARAMETERS)
-    # A smoke test starts with empty disks, and leaves alone what others have written.
-    state = scratch if options.smoke else user_state_path("ukl-build")
+    # A smoke test starts with empty disks, as what is saved does, and leaves alone what others have
+    # written.
+    state = scratch if asks or options.restore else user_state_path("ukl-build")
     found = attach.attached(
         *(image, options.disks, options.shares, options.files),
         state=state / "disks" / image.label,
@@ -231,7 +272,8 @@ class _Session:
         )
         self.server = server = Server(Path(held.record.socket))
         # Last, so that a mistake elsewhere makes no disk.
-        attach.prepare(plan.found, talk.info)
+        if not self.options.restore:  # its disks are in the snapshot
+            attach.prepare(plan.found, talk.info)
         status = 0
         for number in range(len(plan.boots)):
             status = self._boot(plan, number, held, server)
@@ -257,12 +299,17 @@ class _Session:
             talk.info(f"the guest's address is {vm.tap.guest.ip}, by the interface {vm.tap.name}")
         if talk.isEnabledFor(logging.DEBUG):  # it looks for free ports
             talk.debug("command line: %s", network.by_hand(full, records.runtime_folder()))
-        machine = Machine(full, console=console)
+        saved = place = None
+        if options.snapshot:
+            place = warm.place_of(full)
+        if options.restore:
+            full, saved = warm.find(full, plan.image.label)
+        machine = Machine(full, console=console, saved=saved)
         with explained(machine, plan.image, plan.folder, self._crashed), machine:
             run = attend.Run(machine, plan.image, options.timeout, server)
             try:
-                shown = options.smoke or options.detach or options.json
-                machine.start(on_console=None if shown else attend.Output().write)
+                hidden = options.smoke or options.snapshot or options.detach or options.json
+                machine.start(on_console=None if hidden else attend.Output().write)
                 server.machine = machine
                 ports = attend.forwarded(machine)
                 held.update(ports=ports, qemu_pid=machine.pid)
@@ -271,6 +318,11 @@ class _Session:
                     attend.explain_gdb(run, prepare.vmlinux(plan.image, plan.folder))
                 if not number:
                     self.ready(held)
+                if place is not None and plan.image.smoke:
+                    warm.make(run, plan.image.smoke, place, plan.folder)
+                    print(place)
+                    machine.stop(polite_s=0)
+                    return 0
                 if options.smoke and plan.image.smoke_runs:
                     attend.smoke_run(run, plan.image.smoke_runs[number])
                     return 0

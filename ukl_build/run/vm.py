@@ -76,6 +76,8 @@ class Drive:
 
     path: Path
     read_only: bool = False
+    volatile: bool = False
+    """What the guest writes is gone with the machine, and the file stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ class Vm:
     """Execute the same instructions in every run, to the last one: the guest's clock goes by them.
     There is nothing then that the host serves in its own time: no network, no status port, no
     random numbers.  Needs TCG and one processor, and disks would spoil it."""
+    incoming: bool = False
+    """It does not boot: it waits for a state that was saved of a machine like it."""
     watchdog: bool = False
     """There is a device that ends the machine when the guest does not feed it any more."""
     gdb: int | None = None
