@@ -325,16 +325,16 @@ def emulator(host: Host) -> Finding:
 
 def network(host: Host) -> Finding:
     """Look whether guests have a network that stands many connections."""
-    from ukl_build.run import network as networks
+    from ukl_build.run import backlog
 
-    why = networks.unusable()
+    why = backlog.refusal()
     if why is not None:
         return Finding(
             State.WARNING,
-            f"{why}; QEMU's own network is taken, which is slow with many connections",
-            _install(["passt"]),
+            f"{why}; hundreds of connections at once are slow by QEMU's own network",
+            "ukl-run --network passt, or a container that may: --cap-add SYS_PTRACE",
         )
-    return Finding(State.OK, "passt works, for many connections without root")
+    return Finding(State.OK, "QEMU's own stands many connections at once")
 
 
 # --- What there is of it ------------------------------------------------------------------------

@@ -307,6 +307,22 @@ static int serve_udp(int port)
 	return 0;
 }
 
+/* Speaks first, and has no more to say. */
+static int greet(int port)
+{
+	struct sockaddr_in self = { .sin_family = AF_INET, .sin_port = htons(port) };
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+	if (bind(fd, (struct sockaddr *)&self, sizeof(self)) || listen(fd, 1))
+		return 1;
+	for (;;) {
+		int client = accept(fd, NULL, NULL);
+
+		dprintf(client, "hello\n");
+		close(client);
+	}
+}
+
 /* Becomes another program when somebody listens on a port of the guest. */
 static int when(int port, char **argv)
 {
@@ -380,6 +396,8 @@ int main(int argc, char **argv, char **envp)
 		return serve(number);
 	if (!strcmp(what, "serve-udp"))
 		return serve_udp(number);
+	if (!strcmp(what, "greet"))
+		return greet(number);
 	if (!strcmp(what, "when"))
 		return when(number, argv + 3);
 	return 0;

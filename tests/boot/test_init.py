@@ -17,6 +17,7 @@ from tests.waiting import wait_for
 from ukl_build import cpio
 from ukl_build.image import Protocol
 from ukl_build.initconf import INIT_CONF, InitConf, Job, Mode, Mount, Static, render
+from ukl_build.run import cli
 from ukl_build.run.machine import Machine
 from ukl_build.run.network import LEASE
 from ukl_build.run.outcome import Kind, Outcome
@@ -188,6 +189,14 @@ def test_datagrams_come_and_go_by_a_forwarded_port(
         wait_for(answered, "each one's own datagram")
         made[0][0].send(b"")
     assert end(machine) == Outcome(Kind.EXITED, 0)
+
+
+def test_a_server_may_speak_first(start: Start) -> None:
+    """By the network that a guest has by default; see docs/ukl-run.md for others."""
+    assert cli.parser().parse_args([]).network == Vm("guest").network
+    vm = Vm("guest", forwards=(Forward(0, 5555),))
+    machine = start(entries=conf(argv=("h", "greet", "5555")), vm=vm)
+    assert machine.ask(5555, b"", b"hello\n", deadline_s=BOOT_S) == b"hello\n"
 
 
 def test_a_watchdog_ends_a_guest_that_hangs_and_no_other(

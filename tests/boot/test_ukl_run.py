@@ -116,7 +116,11 @@ def descriptors(soft: int) -> Iterator[None]:
 
 @pytest.mark.parametrize(
     "network",
-    [pytest.param("passt", marks=NEEDS_PASST), pytest.param("tap", marks=NEEDS_TAP)],
+    [
+        "user",
+        pytest.param("passt", marks=NEEDS_PASST),
+        pytest.param("tap", marks=NEEDS_TAP),
+    ],
 )
 def test_a_thousand_connections_at_once_are_answered(
     redis_image: Path, tmp_path: Path, network: str

@@ -90,7 +90,7 @@ def network_option(text: str) -> str:
     :raise argparse.ArgumentTypeError: if it is none of what there is.
     """
     kind, colon, name = text.partition(":")
-    known = ["auto", *Network]
+    known = list(Network)
     named = kind == Network.TAP and re.fullmatch(r"[^\s/]{1,15}", name)
     if kind not in known or (colon and not named):
         raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(known)} and tap:NAME")
@@ -205,10 +205,10 @@ def parser() -> argparse.ArgumentParser:
         *(with_, "--network"),
         metavar="HOW",
         type=network_option,
-        default="auto",
-        help="passt, user (QEMU's own), tap[:NAME] or none",
+        default=Network.USER.value,
+        help="user (QEMU's own), passt, tap[:NAME] or none",
     )
-    completed(network, lambda: ["auto", *Network])
+    completed(network, lambda: list(Network))
     add(
         *(with_, "-v"),
         dest="shares",

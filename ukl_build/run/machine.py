@@ -37,7 +37,7 @@ from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError, Runstate
 from ukl_build import proc
 from ukl_build.errors import UklError
 from ukl_build.image import Init, Protocol
-from ukl_build.run import lifeline, network, ports, qemu, tap
+from ukl_build.run import backlog, lifeline, network, ports, qemu, tap
 from ukl_build.run.execute import SESSIONS, Relay
 from ukl_build.run.outcome import GuestError, Kind, Outcome, Record, classify
 from ukl_build.run.vm import Forward, Network, Tap, Vm
@@ -218,6 +218,10 @@ class _Session:
             if self.vm.forwards and self.vm.network is Network.USER:
                 # While the guest stands still, so that it cannot end before the answer.
                 self.host_ports = _usernet(str(await self.execute(*_monitor("info usernet"))))
+                listening = [port for (proto, _), port in self.host_ports.items() if proto == "tcp"]
+                # Where a container forbids it, hundreds of connections at once are slow.
+                with contextlib.suppress(OSError):
+                    await asyncio.to_thread(backlog.widen, self.process.pid, listening)
             if self.saved is not None:
                 await self._load(state)
             if self.vm.gdb is None:

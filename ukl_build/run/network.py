@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What leads from a guest's network card to the host: passt, QEMU itself, or a tap device.
+"""What leads from a guest's network card to the host: QEMU itself, passt, or a tap device.
 
-The first two need no root, and a guest sees the same addresses by both.  QEMU's own has a queue of
-one connection that waits to be accepted, and copies all by the thread that emulates devices: passt,
-a process beside QEMU, is taken where it works.
+The first two need no root, and a guest sees the same addresses by both.  passt, a process beside
+QEMU, is taken where it is asked for: that of Debian 12 answers a guest's SYN,ACK only with data, so
+who waits for a greeting of the guest's waits for ever.
 """
 
 from __future__ import annotations
@@ -46,10 +46,9 @@ HostPorts = dict[tuple[Protocol, int], int]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a guest's network card leads to, and why."""
+    """What a guest's network card leads to."""
 
     network: Network
-    why: str
     tap: Tap | None = None
 
 
@@ -184,21 +183,16 @@ def unusable() -> str | None:
 def here(asked: str) -> Verdict:
     """Return what a guest's network card leads to on this machine.
 
-    :param asked: a :class:`ukl_build.run.vm.Network`, ``auto``, or ``tap:NAME``.
+    :param asked: a :class:`ukl_build.run.vm.Network`, or ``tap:NAME``.
     :raise UklError: ``network-failed`` if what was asked for does not work.
     """
     kind, _, name = asked.partition(":")
     if kind == Network.TAP:
-        return Verdict(Network.TAP, "asked for", tap.existing(name) if name else tap.free())
-    if asked not in ("auto", Network.PASST):
-        return Verdict(Network(asked), "asked for")
-    why = unusable()
-    if why is None:
-        return Verdict(Network.PASST, "works here")
-    if asked == Network.PASST:
+        return Verdict(Network.TAP, tap.existing(name) if name else tap.free())
+    if asked == Network.PASST and (why := unusable()) is not None:
         raise UklError(
             "network-failed",
             f"passt cannot be used here: {why}",
             hint="ukl-run --network user takes QEMU's own user network",
         )
-    return Verdict(Network.USER, why)
+    return Verdict(Network(asked))

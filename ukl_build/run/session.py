@@ -294,7 +294,6 @@ class _Session:
         talk.info(
             f"starting {held.record.name} under {how}, {plan.verdict.why}; console log: {console}"
         )
-        talk.debug("network: %s, %s", plan.net.network, plan.net.why)
         if vm.tap is not None and vm.tap.guest is not None:
             talk.info(f"the guest's address is {vm.tap.guest.ip}, by the interface {vm.tap.name}")
         if talk.isEnabledFor(logging.DEBUG):  # it looks for free ports
