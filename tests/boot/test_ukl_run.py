@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.boot.conftest import image_folder
-from tests.networks import NEEDS_PASST, NEEDS_TAP
+from tests.networks import NEEDS_BACKLOG, NEEDS_PASST, NEEDS_TAP
 from tests.project import ROOT
 from tests.waiting import wait_for
 from ukl_build import image
@@ -117,7 +117,7 @@ def descriptors(soft: int) -> Iterator[None]:
 @pytest.mark.parametrize(
     "network",
     [
-        "user",
+        pytest.param("user", marks=NEEDS_BACKLOG),
         pytest.param("passt", marks=NEEDS_PASST),
         pytest.param("tap", marks=NEEDS_TAP),
     ],

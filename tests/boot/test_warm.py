@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import pytest
 from tests.boot.conftest import Start, console, image_folder
 from tests.boot.test_init import conf
 from tests.project import ROOT
+from tests.unit.test_run_lifecycle import MOUNT, NEEDS_MOUNT
 from tests.waiting import wait_for
 from ukl_build import files
 from ukl_build.image import Port, Smoke
@@ -45,15 +47,19 @@ class Place:
         """The folders of all snapshots."""
         return list((self.root / "cache" / "ukl-build" / "snapshots").glob("*"))
 
-    def ukl(self, *words: str | Path) -> tuple[int, str, str]:
-        """Run ``ukl`` to its end; return exit status, standard output and standard error."""
-        env = {
+    @property
+    def env(self) -> dict[str, str]:
+        """All of the environment that ukl sees."""
+        return {
             **{"PATH": os.environ["PATH"], "XDG_CACHE_HOME": str(self.root / "cache")},
             **{"XDG_STATE_HOME": str(self.root / "state")},
         }
+
+    def ukl(self, *words: str | Path) -> tuple[int, str, str]:
+        """Run ``ukl`` to its end; return exit status, standard output and standard error."""
         done = subprocess.run(
             [sys.executable, ROOT / "tools" / "ukl", *words],
-            env=env,
+            env=self.env,
             capture_output=True,
             text=True,
             timeout=ENOUGH_S,
@@ -82,19 +88,24 @@ def asked(port: int, question: bytes, ends: bytes = b"\n") -> bytes:
         return answer
 
 
-@pytest.fixture(scope="module")
-def echo(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """Return an echo server of which there is a snapshot."""
-    root = tmp_path_factory.mktemp("warm")
+def made(root: Path, built: Path, expect: str) -> Place:
+    """Make the image of an echo server that is expected to answer to hello."""
     image = image_folder(
         root,
         built / "tcp_server.bzImage",
         cmdline=("console=ttyS0", "panic=-1"),
         ports=(Port(guest=PORT),),
-        smoke=Smoke(port=PORT, send="hello\n", expect="hello\n", deadline_s=60),
+        smoke=Smoke(port=PORT, send="hello\n", expect=expect, deadline_s=20),
     )
-    place = Place(root, image)
-    status, out, err = place.ukl("snapshot", image)
+    return Place(root, image)
+
+
+@pytest.fixture(scope="module")
+def echo(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """Return an echo server of which there is a snapshot."""
+    root = tmp_path_factory.mktemp("warm")
+    place = made(root, built, "hello\n")
+    status, out, err = place.ukl("snapshot", place.image)
     assert status == 0, err
     assert "app answered after " in err
     (folder,) = place.snapshots
@@ -149,15 +160,8 @@ def test_one_that_was_cut_is_refused_with_qemus_words(echo: Place, tmp_path: Pat
 
 
 def test_a_wrong_answer_leaves_none(built: Path, tmp_path: Path) -> None:
-    image = image_folder(
-        tmp_path,
-        built / "tcp_server.bzImage",
-        cmdline=("console=ttyS0", "panic=-1"),
-        ports=(Port(guest=PORT),),
-        smoke=Smoke(port=PORT, send="hello\n", expect="goodbye\n", deadline_s=20),
-    )
-    place = Place(tmp_path, image)
-    status, _, err = place.ukl("snapshot", image)
+    place = made(tmp_path, built, "goodbye\n")
+    status, _, err = place.ukl("snapshot", place.image)
     assert (status, "error[guest-wrong-answer]" in err) == (4, True), err
     assert place.snapshots == []
 
@@ -180,6 +184,30 @@ def test_each_draws_random_numbers_of_its_own(start: Start, tmp_path: Path) -> N
             wait_for(lambda: len(drawn(machine)) > 60, "more numbers", ENOUGH_S)
             found.append(drawn(machine)[20:60])
     assert not set(found[0]) & set(found[1])
+
+
+@NEEDS_MOUNT
+def test_a_full_disk_is_named_and_nothing_is_left(built: Path, tmp_path: Path) -> None:
+    place = made(tmp_path, built, "hello\n")
+    (tmp_path / "cache").mkdir()
+    words = ("-m", "ukl_build.ukl", "snapshot", str(place.image))
+    done = subprocess.run(
+        [
+            *(*MOUNT, "sh", "-c"),
+            # As much as the kernel alone takes of the guest's memory.
+            f"mount -t tmpfs -o size=6m tmpfs cache && {{ {shlex.join([sys.executable, *words])};"
+            " echo status $?; find cache -type f; }",
+        ],
+        cwd=tmp_path,
+        env=place.env | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=ENOUGH_S,
+        check=False,
+    )
+    assert done.stdout == "status 3\ncache/ukl-build/lock\n", done.stderr
+    assert "No space left on device" in done.stderr
+    assert f"hint: is there room for it in {tmp_path}/cache/ukl-build/" in done.stderr
 
 
 @pytest.mark.parametrize("still_open", [False, True])

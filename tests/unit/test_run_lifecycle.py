@@ -497,10 +497,13 @@ MOUNT = ("unshare", "--mount", *(() if os.geteuid() == 0 else ("--map-root-user"
 """With mounts of its own, as root of its own if need be."""
 
 
-@pytest.mark.skipif(
+NEEDS_MOUNT = pytest.mark.skipif(
     subprocess.run([*MOUNT, "true"], capture_output=True, check=False).returncode != 0,
     reason="nothing can be mounted here",
 )
+
+
+@NEEDS_MOUNT
 @pytest.mark.parametrize(
     ("size", "status", "said"),
     [

@@ -235,9 +235,10 @@ class _Session:
             outcome = await self.end
             raise GuestError(outcome, detail=self._said() or str(error)) from error
 
-    async def _migrate(self, command: str, uri: str) -> None:
+    async def _migrate(self, command: str, uri: str, hint: str) -> None:
         """Have QEMU write or read the machine's state (docs/devel/migration.rst).
 
+        :param hint: of the error.
         :raise UklError: ``snapshot-failed``.
         """
         assert self.end is not None
@@ -261,13 +262,13 @@ class _Session:
                 over.cancel()
         raise _unsaved(
             f"QEMU cannot {what} the state of {self.vm.name}",
-            "make it again: ukl snapshot" if self.saved else "is there room on the disk?",
+            hint,
             detail=self._said() or why,
         )
 
     async def _load(self, state: int) -> None:
         assert self.relay is not None
-        await self._migrate("migrate-incoming", f"fd:{state}")
+        await self._migrate("migrate-incoming", f"fd:{state}", "make it again: ukl snapshot")
         self.relay.go_on()
 
     async def _resumed(self) -> None:
@@ -304,7 +305,7 @@ class _Session:
         with path.open("wb") as file:
             self.client.send_fd_scm(file.fileno())
             await self.client.execute("getfd", {"fdname": "state"})
-        await self._migrate("migrate", "fd:state")
+        await self._migrate("migrate", "fd:state", f"is there room for it in {path.parent}?")
         left = settled.get("connections")
         return left if isinstance(left, int) else 0
 
