@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +89,16 @@ def asked(port: int, question: bytes, ends: bytes = b"\n") -> bytes:
         return answer
 
 
+@contextmanager
+def ending(place: Place) -> Iterator[Place]:
+    """End all machines of a place afterwards."""
+    try:
+        yield place
+    finally:
+        if left := place.ukl("ps", "-q")[1].split():
+            place.ukl("kill", *left)
+
+
 def made(root: Path, built: Path, expect: str) -> Place:
     """Make the image of an echo server that is expected to answer to hello."""
     image = image_folder(
@@ -104,15 +115,15 @@ def made(root: Path, built: Path, expect: str) -> Place:
 def echo(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """Return an echo server of which there is a snapshot."""
     root = tmp_path_factory.mktemp("warm")
-    place = made(root, built, "hello\n")
-    status, out, err = place.ukl("snapshot", place.image)
-    assert status == 0, err
-    assert "app answered after " in err
-    (folder,) = place.snapshots
-    assert out == f"{folder}\n"
-    # It has all of the guest's memory.
-    assert folder.stat().st_mode & 0o777 == 0o700
-    yield place
+    with ending(made(root, built, "hello\n")) as place:
+        status, out, err = place.ukl("snapshot", place.image)
+        assert status == 0, err
+        assert "app answered after " in err
+        (folder,) = place.snapshots
+        assert out == f"{folder}\n"
+        # It has all of the guest's memory.
+        assert folder.stat().st_mode & 0o777 == 0o700
+        yield place
     assert place.snapshots == [folder]
 
 
@@ -240,12 +251,13 @@ def test_what_it_writes_to_its_disk_is_gone_with_the_machine(
     assert status == 0, err
     (folder,) = place.snapshots
     disk = files.sha256(folder / "disks" / "0")
-    for _ in range(2):
-        name, port = place.restore(6379)
-        assert asked(port, b"GET k\r\n") == b"$-1\r\n"
-        assert asked(port, b"SET k v\r\n") == b"+OK\r\n"
-        assert asked(port, b"SAVE\r\n") == b"+OK\r\n"
-        assert place.ukl("stop", name)[0] == 0
+    with ending(place):
+        for _ in range(2):
+            name, port = place.restore(6379)
+            assert asked(port, b"GET k\r\n") == b"$-1\r\n"
+            assert asked(port, b"SET k v\r\n") == b"+OK\r\n"
+            assert asked(port, b"SAVE\r\n") == b"+OK\r\n"
+            assert place.ukl("stop", name)[0] == 0
     assert files.sha256(folder / "disks" / "0") == disk
     # Nor was there one of somebody's.
     assert not (tmp_path / "state" / "ukl-build" / "disks").exists()
