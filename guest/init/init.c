@@ -414,7 +414,7 @@ __attribute__((noreturn)) static void loop(int signals, int acpi)
 			finish();
 		watchdog_feed();
 		deadline = kill_at;
-		resume_step(&deadline);
+		earlier(&deadline, resume_step());
 		earlier(&deadline, feed_at);
 		if (dhcp_on)
 			earlier(&deadline, dhcp.wake);

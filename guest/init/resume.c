@@ -18,11 +18,6 @@ enum {
 
 static int64_t settle_until = FOREVER, settle_at = FOREVER;
 
-static bool begins(const char *s, const char *prefix)
-{
-	return after(s, prefix);
-}
-
 /* Words of the host's byte order each: 127.x.y.z, also behind ::ffff:, or ::1. */
 static bool is_loopback(const char *address)
 {
@@ -30,7 +25,7 @@ static bool is_loopback(const char *address)
 
 	if (mapped)
 		address = mapped;
-	return begins(address + 6, "7F:") || begins(address, "00000000000000000000000001000000:");
+	return after(address + 6, "7F:") || after(address, "00000000000000000000000001000000:");
 }
 
 /*
@@ -48,9 +43,9 @@ static bool leads_outside(const char *line)
 		while (*line && *line != ' ')
 			line++;
 		if (!*line)
-			return false; /* the heading, or cut */
+			return false; /* the list was longer than our buffer */
 	}
-	return !begins(field[3], LISTEN) && !begins(field[3], TIME_WAIT) && !is_loopback(field[2]);
+	return !after(field[3], LISTEN) && !after(field[3], TIME_WAIT) && !is_loopback(field[2]);
 }
 
 static uint32_t open_connections(void)
@@ -83,7 +78,7 @@ void resume_settle(void)
 	settle_until = settle_at + SETTLE_WAIT;
 }
 
-void resume_step(int64_t *deadline)
+int64_t resume_step(void)
 {
 	if (now() >= settle_at) {
 		uint32_t left = open_connections();
@@ -94,8 +89,7 @@ void resume_step(int64_t *deadline)
 			status("\"event\":\"settled\",\"connections\":%u,\"uptime_ms\":%l", left, now());
 		}
 	}
-	if (settle_at < *deadline)
-		*deadline = settle_at;
+	return settle_at;
 }
 
 /* Random numbers that others got who went on from the same state are not to come again. */

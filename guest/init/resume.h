@@ -14,8 +14,8 @@ enum {
 
 /* The host wants to save: it is told when no connection to another machine is open any more. */
 void resume_settle(void);
-/* Does what is due of that; @deadline becomes earlier if there will be more. */
-void resume_step(int64_t *deadline);
+/* Does what is due of that; returns when there will be more. */
+int64_t resume_step(void);
 /* It goes on: @time is the time of day in ns since the epoch, @seed has RESUME_SEED bytes. */
 void resume_go_on(int64_t time, const void *seed);
 

@@ -100,17 +100,24 @@ def ended(run: Run, wait_s: float | None) -> Outcome:
     return outcome
 
 
+def first_answer(run: Run, asked: Smoke, deadline_s: float) -> tuple[bytes, float]:
+    """Ask until it answers as is expected.
+
+    :return: the answer, and the seconds that it took.
+    :raise UklError: as :meth:`Machine.ask`.
+    """
+    start = time.monotonic()
+    sent, expected = asked.send.encode(), asked.expect.encode()
+    answer = run.machine.ask(asked.port, sent, expected, deadline_s=deadline_s)
+    return answer, time.monotonic() - start
+
+
 def smoke(run: Run, asked: Smoke) -> int:
     """Ask, compare, stop, and look at how it ended.
 
     :raise UklError: for each way in which it is not well.
     """
-    deadline = run.timeout or float(asked.deadline_s)
-    start = time.monotonic()
-    answer = run.machine.ask(
-        asked.port, asked.send.encode(), asked.expect.encode(), deadline_s=deadline
-    )
-    took = time.monotonic() - start
+    answer, took = first_answer(run, asked, run.timeout or float(asked.deadline_s))
     print(f"sent:     {asked.send!r}")
     print(f"received: {answer.decode('utf-8', 'backslashreplace')!r}", flush=True)
     talk.info(f"{run.image.label} answered after {took:.1f} s; stopping it")
@@ -195,9 +202,7 @@ def attend(run: Run) -> int:
     if asked and run.machine.vm.gdb is None and is_forwarded(run.machine.vm.forwards, asked):
         deadline = min(run.timeout or asked.deadline_s, asked.deadline_s)
         try:
-            run.machine.ask(
-                asked.port, asked.send.encode(), asked.expect.encode(), deadline_s=deadline
-            )
+            first_answer(run, asked, deadline)
             talk.info(f"{run.image.label} answers on port {run.machine.host_port(asked.port)}")
         except UklError as error:
             # Other arguments may have given it another port or another answer; the run goes on.

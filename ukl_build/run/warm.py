@@ -33,7 +33,7 @@ from ukl_build.errors import UklError
 from ukl_build.image import Smoke
 from ukl_build.model import Model, parse_json, store_result
 from ukl_build.run import qemu
-from ukl_build.run.attend import Run, talk
+from ukl_build.run.attend import Run, first_answer, talk
 from ukl_build.run.machine import Event, Saved
 from ukl_build.run.vm import Accel, Drive, Vm
 
@@ -140,11 +140,8 @@ def make(run: Run, asked: Smoke, place: Path, folder: Path) -> None:
     :param folder: of its image.
     :raise UklError: if it does not answer, or ``snapshot-failed``.
     """
-    deadline = run.timeout or float(asked.deadline_s)
-    start = time.monotonic()
     machine = run.machine
-    machine.ask(asked.port, asked.send.encode(), asked.expect.encode(), deadline_s=deadline)
-    answer_s = time.monotonic() - start
+    _, answer_s = first_answer(run, asked, run.timeout or float(asked.deadline_s))
     cache = Cache.default()
     with cache.locked(talk.info), cache.scratch() as scratch:
         made = scratch / place.name
