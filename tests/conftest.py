@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -36,6 +40,26 @@ def build_folder(name: str = "build") -> str:
     return f"build/level-{LEVEL}/{name}" if LEVEL else name
 
 
+_held = threading.local()
+
+
+@contextmanager
+def building() -> Iterator[None]:
+    """Let no other worker of this test run build in the project's folder; may be nested."""
+    depth = getattr(_held, "depth", 0)
+    with ExitStack() as ends:
+        if not depth:
+            place = projects.ROOT / "build"
+            place.mkdir(exist_ok=True)
+            file = ends.enter_context((place / "tests.lock").open("w"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        _held.depth = depth + 1
+        try:
+            yield
+        finally:
+            _held.depth = depth
+
+
 def scons(*words: str) -> None:
     """Run SCons, in the environment as it is: caches are where the user has them.
 
@@ -45,15 +69,16 @@ def scons(*words: str) -> None:
         given = [word.removeprefix("build=") for word in words if word.startswith("build=")]
         others = [word for word in words if not word.startswith("build=")]
         words = (*others, f"build={build_folder(*given)}", f"level={LEVEL}")
-    done = subprocess.run(
-        [sys.executable, "-m", "SCons", "-Q", *words],
-        cwd=projects.ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
+    with building():
+        done = subprocess.run(
+            [sys.executable, "-m", "SCons", "-Q", *words],
+            cwd=projects.ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
     # Not skipped: a gate that boots nothing must not be green.
     assert done.returncode == 0, done.stdout
 
@@ -69,10 +94,11 @@ def outputs(variable: str, *words: str) -> Path:
     build = dict(word.split("=") for word in words).get("build", "build")
     out = projects.ROOT / build_folder(build) / "tcp_server"
     fastest = projects.ROOT / build / "tcp_server" / "linux"
-    if LEVEL and fastest.is_dir():
-        out.mkdir(parents=True, exist_ok=True)
-        linux.begin_as(fastest, out / "linux")
-    scons("app=tcp_server", *words)
+    with building():
+        if LEVEL and fastest.is_dir():
+            out.mkdir(parents=True, exist_ok=True)
+            linux.begin_as(fastest, out / "linux")
+        scons("app=tcp_server", *words)
     return out
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.conftest import scons
 from tests.project import ROOT
 from ukl_build import proc, toolchain
 from ukl_build.cache import Cache
@@ -29,8 +28,7 @@ class Kernel:
     @classmethod
     def create(cls, folder: Path) -> Kernel:
         """Copy the tree, and what the kernel links, into an empty folder."""
-        argv = [sys.executable, "-m", "SCons", "-Q", "app=tcp_server"]
-        subprocess.run(argv, cwd=ROOT, check=True)
+        scons("app=tcp_server")
         prepared = sources.read_tree(BUILD / "sources.manifest.json").path
         kernel = cls(folder / "tree", folder / "linux")
         shutil.copytree(prepared, kernel.tree, symlinks=True)

@@ -1278,6 +1278,11 @@ def _test_targets(root: Path, values: Mapping[str, str]) -> None:
         raise UklError(
             "variable-invalid", f"tests={values['tests']}: {error}", hint="close the quotes"
         ) from error
+    jobs = scons.GetOption("num_jobs")
+    if not tests and jobs > 1:
+        # A whole file to each: those of a file have much in common that is made once.  In the order
+        # in which they stand: the longest come first.
+        tests = ["-n", str(jobs), "--dist", "loadfile", "--no-loadscope-reorder"]
     env = scons.Environment(tools=[], UKL_ROOT=root, UKL_TESTS=tests)
     for name, marks in (("test", "not long"), ("check-long", "long")):
         action = scons.Action(_pytest, cmdstr=None)

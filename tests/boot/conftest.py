@@ -13,7 +13,7 @@ import pytest
 
 from tests.boot import ring0
 from tests.boot.redis_guest import Redis
-from tests.conftest import build_folder, scons
+from tests.conftest import build_folder, building, scons
 from tests.project import ROOT
 from ukl_build import image
 from ukl_build.image import IMAGE_FILE, App, Image
@@ -84,8 +84,9 @@ def application(
     :param build: folder for all outputs, relative to the project's.
     """
     out = ROOT / build_folder(build) / name
-    linux.begin_as(built / "linux", out / "linux")
-    scons(f"app={name}", f"build={build}", *words, target)
+    with building():
+        linux.begin_as(built / "linux", out / "linux")
+        scons(f"app={name}", f"build={build}", *words, target)
     return out
 
 
