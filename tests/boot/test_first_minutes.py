@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/first-ten-minutes.md: what a newcomer types gives what is shown."""
+"""docs/first-ten-minutes.md and README.md: what a newcomer types gives what is shown."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.project import ROOT
 
 pytestmark = pytest.mark.boot
 
+README = ROOT / "README.md"
 DOCUMENT = ROOT / "docs" / "first-ten-minutes.md"
 ENOUGH_S = 300.0
-PORT = "6390"
 BUILD = "./bootstrap scons app=redis smoke"
 """The first command: the fixture has run it, but for the folder."""
 
@@ -58,24 +58,22 @@ def test_only_what_stands_for_anything_may_differ() -> None:
     assert not re.fullmatch(pattern("a.b"), "axb\n")
 
 
-def test_a_newcomer_sees_what_is_shown(redis_image: Path, tmp_path: Path) -> None:
-    (tmp_path / "build").symlink_to(redis_image.parent)
-    (tmp_path / "tools").symlink_to(ROOT / "tools")
-    runtime = tmp_path / "runtime"
+def follow(commands: list[tuple[str, str]], redis_image: Path, folder: Path) -> None:
+    """Run commands of a document where redis is built, and compare what they print."""
+    (folder / "build").symlink_to(redis_image.parent)
+    (folder / "tools").symlink_to(ROOT / "tools")
+    runtime = folder / "runtime"
     runtime.mkdir(mode=0o700)
     env = {
         **{"PATH": f"{Path(sys.executable).parent}:{os.defpath}", "COLUMNS": "200"},
-        **{"XDG_STATE_HOME": str(tmp_path / "state"), "XDG_RUNTIME_DIR": str(runtime)},
+        **{"XDG_STATE_HOME": str(folder / "state"), "XDG_RUNTIME_DIR": str(runtime)},
+        **{"XDG_CACHE_HOME": str(folder / "cache")},
     }
-    text = DOCUMENT.read_text().replace(PORT, str(free_port()))
-    (first, _), *others = steps(text)
-    assert first == BUILD
-    assert f"    {BUILD}\n" in (ROOT / "README.md").read_text()
     try:
-        for command, shown in others:
+        for command, shown in commands:
             done = subprocess.run(
                 ["bash", "-c", command],
-                cwd=tmp_path,
+                cwd=folder,
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -88,4 +86,20 @@ def test_a_newcomer_sees_what_is_shown(redis_image: Path, tmp_path: Path) -> Non
             assert re.fullmatch(pattern(shown), said), f"$ {command}\n{said}"
     finally:
         kill = ["bash", "-c", "tools/ukl kill $(tools/ukl ps -q) 2>/dev/null"]
-        subprocess.run(kill, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, check=False)
+        subprocess.run(kill, cwd=folder, env=env, stdout=subprocess.DEVNULL, check=False)
+
+
+def shown(document: Path) -> list[tuple[str, str]]:
+    """Return the steps of a document, with a port that is free."""
+    return steps(document.read_text().replace("6390", str(free_port())))
+
+
+def test_a_newcomer_sees_what_is_shown(redis_image: Path, tmp_path: Path) -> None:
+    (first, _), *others = shown(DOCUMENT)
+    assert first == BUILD
+    assert f"    {BUILD}\n" in README.read_text()
+    follow(others, redis_image, tmp_path)
+
+
+def test_what_the_readme_shows(redis_image: Path, tmp_path: Path) -> None:
+    follow(shown(README), redis_image, tmp_path)

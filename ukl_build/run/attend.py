@@ -100,15 +100,20 @@ def ended(run: Run, wait_s: float | None) -> Outcome:
     return outcome
 
 
-def first_answer(run: Run, asked: Smoke, deadline_s: float) -> tuple[bytes, float]:
+def first_answer(
+    machine: Machine, asked: Smoke, timeout_s: float | None = None
+) -> tuple[bytes, float]:
     """Ask until it answers as is expected.
+
+    :param timeout_s: seconds that it has in place of the recipe's.
 
     :return: the answer, and the seconds that it took.
     :raise UklError: as :meth:`Machine.ask`.
     """
     start = time.monotonic()
     sent, expected = asked.send.encode(), asked.expect.encode()
-    answer = run.machine.ask(asked.port, sent, expected, deadline_s=deadline_s)
+    deadline = timeout_s or float(asked.deadline_s)
+    answer = machine.ask(asked.port, sent, expected, deadline_s=deadline)
     return answer, time.monotonic() - start
 
 
@@ -117,7 +122,7 @@ def smoke(run: Run, asked: Smoke) -> int:
 
     :raise UklError: for each way in which it is not well.
     """
-    answer, took = first_answer(run, asked, run.timeout or float(asked.deadline_s))
+    answer, took = first_answer(run.machine, asked, run.timeout)
     print(f"sent:     {asked.send!r}")
     print(f"received: {answer.decode('utf-8', 'backslashreplace')!r}", flush=True)
     talk.info(f"{run.image.label} answered after {took:.1f} s; stopping it")
@@ -202,7 +207,7 @@ def attend(run: Run) -> int:
     if asked and run.machine.vm.gdb is None and is_forwarded(run.machine.vm.forwards, asked):
         deadline = min(run.timeout or asked.deadline_s, asked.deadline_s)
         try:
-            first_answer(run, asked, deadline)
+            first_answer(run.machine, asked, deadline)
             talk.info(f"{run.image.label} answers on port {run.machine.host_port(asked.port)}")
         except UklError as error:
             # Other arguments may have given it another port or another answer; the run goes on.

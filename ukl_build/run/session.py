@@ -11,7 +11,7 @@ import os
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -68,15 +68,17 @@ def _check(options: argparse.Namespace, image: Image) -> None:
     if options.watchdog:
         attach.check_features(image, [Feature.WATCHDOG])
     if options.snapshot or options.restore:
-        _check_warm(options, image)
+        cold = no_warm_start(options, image)
+        if cold is not None:
+            raise cold
     if options.quiet and options.verbose:
         refuse("-q and --verbose ask for opposite things", "leave one of the two out")
 
 
-def _check_warm(options: argparse.Namespace, image: Image) -> None:
-    """Refuse what cannot be saved, or go on from what was.
+def no_warm_start(options: argparse.Namespace, image: Image) -> UklError | None:
+    """Return why a machine cannot be saved, or cannot go on from what was; None if it can.
 
-    :raise UklError: ``run-invalid``.
+    :return: ``run-invalid``.
     """
     name = "--snapshot" if options.snapshot else "--restore"
     for given, what, hint in (
@@ -107,11 +109,12 @@ def _check_warm(options: argparse.Namespace, image: Image) -> None:
         ),
     ):
         if given:
-            raise UklError("run-invalid", f"{what} {name}", hint=hint)
+            return UklError("run-invalid", f"{what} {name}", hint=hint)
+    return None
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """All that is to be run, before anything is made for it."""
 
     image: Image
@@ -119,8 +122,14 @@ class _Plan:
     found: attach.Attached
     verdict: accel.Verdict
     net: network.Verdict
+    env: Mapping[str, str]
     boots: tuple[tuple[Vm, Sequence[str]], ...]
     """Machine after machine, with the application's arguments; several of a smoke test's runs."""
+
+    def machine(self, number: int, place: Callable[[bytes], Path]) -> Vm:
+        """Return a machine with all that it is given, see :func:`prepare.with_overlay`."""
+        vm, args = self.boots[number]
+        return prepare.with_overlay(vm, self.image, args, self.env, self.found, place=place)
 
 
 def _addresses(net: network.Verdict, image: Image, forwards: Sequence[Forward]) -> str:
@@ -141,22 +150,31 @@ def _addresses(net: network.Verdict, image: Image, forwards: Sequence[Forward]) 
     return network.LEASE if ring3 else ""
 
 
-def _plan(options: argparse.Namespace, scratch: Path) -> _Plan:
+def _is_asked(options: argparse.Namespace) -> bool:
+    """Return whether a machine is asked what its recipe asks, or goes on from where it was."""
+    return bool(options.smoke or options.snapshot or options.restore)
+
+
+def planned(options: argparse.Namespace, disks: Path | None = None) -> Plan:
+    """Return what a command line asks for.
+
+    :param options: of :func:`ukl_build.run.cli.parser`.
+    :param disks: where the recipe's disks are; None is where they outlive their machines.
+    :raise UklError: ``image-missing``, ``image-invalid``, ``run-invalid`` and what a machine lacks.
+    :raise OSError: if something cannot be read.
+    """
     folder = prepare.find_image(options.qemu)
     image = load(folder / IMAGE_FILE)
     _check(options, image)
     prepare.check_files(image, folder, symbols=options.gdb is not None)
     forwards: list[Forward] = options.forwards
-    asks = options.smoke or options.snapshot
-    if asks and image.smoke and not attend.is_forwarded(forwards, image.smoke):
+    if _is_asked(options) and image.smoke and not attend.is_forwarded(forwards, image.smoke):
         forwards = [*forwards, Forward(0, image.smoke.port)]
     vm = from_image(image, folder.resolve(), GUARD_PARAMETERS | REPORT_PARAMETERS)
-    # A smoke test starts with empty disks, as what is saved does, and leaves alone what others have
-    # written.
-    state = scratch if asks or options.restore else user_state_path("ukl-build")
+    state = user_state_path("ukl-build") / "disks" / image.label if disks is None else disks
     found = attach.attached(
         *(image, options.disks, options.shares, options.files),
-        state=state / "disks" / image.label,
+        state=state,
     )
     vm = found.to(replace(vm, memory_mib=options.memory or vm.memory_mib))
     verdict = accel.here(options.accel)
@@ -185,10 +203,10 @@ def _plan(options: argparse.Namespace, scratch: Path) -> _Plan:
         (prepare.with_args(vm, args) if args and image.init is Init.DIRECT else vm, args)
         for args in argvs
     ]
-    return _Plan(image, folder, found, verdict, net, tuple(boots))
+    return Plan(image, folder, found, verdict, net, dict(options.env), tuple(boots))
 
 
-def _dry_run(plan: _Plan, options: argparse.Namespace) -> int:
+def _dry_run(plan: Plan) -> int:
     """Print QEMU's command line, and make nothing but what that reads."""
     folder = records.runtime_folder() / "dry-run"
     records.private(folder.parent)
@@ -202,14 +220,12 @@ def _dry_run(plan: _Plan, options: argparse.Namespace) -> int:
     for disk in plan.found.disks:
         if not disk.path.exists():
             talk.warning("warning: %s is not there; a run makes it", disk.path)
-    env = dict(options.env)
-    for vm, args in plan.boots:
-        ready = prepare.with_overlay(vm, plan.image, args, env, plan.found, place=place)
-        print(network.by_hand(ready, folder))
+    for number in range(len(plan.boots)):
+        print(network.by_hand(plan.machine(number, place), folder))
     return 0
 
 
-def _described(plan: _Plan, options: argparse.Namespace) -> records.Record:
+def _described(plan: Plan, options: argparse.Namespace) -> records.Record:
     vm = plan.boots[0][0]
     return records.Record(
         label=plan.image.label,
@@ -264,9 +280,12 @@ class _Session:
 
     def run(self) -> int:
         """Run all boots; return the exit status of the last."""
-        plan = _plan(self.options, self.scratch)
+        # A smoke test starts with empty disks, as what is saved does, and leaves alone what others
+        # have written.
+        own = self.scratch / "disks" if _is_asked(self.options) else None
+        plan = planned(self.options, own)
         if self.options.dry_run:
-            return _dry_run(plan, self.options)
+            return _dry_run(plan)
         self.held = held = records.Store.default().create(
             _described(plan, self.options), self.options.name
         )
@@ -281,12 +300,9 @@ class _Session:
                 break
         return status
 
-    def _boot(self, plan: _Plan, number: int, held: records.Held, server: Server) -> int:
+    def _boot(self, plan: Plan, number: int, held: records.Held, server: Server) -> int:
         options = self.options
-        vm, args = plan.boots[number]
-        full = prepare.with_overlay(
-            vm, plan.image, args, dict(options.env), plan.found, place=self._place
-        )
+        vm = plan.machine(number, self._place)
         console = Path(held.record.console)
         if number:
             console = console.with_stem(f"{console.stem}-{number + 1}")
@@ -297,13 +313,13 @@ class _Session:
         if vm.tap is not None and vm.tap.guest is not None:
             talk.info(f"the guest's address is {vm.tap.guest.ip}, by the interface {vm.tap.name}")
         if talk.isEnabledFor(logging.DEBUG):  # it looks for free ports
-            talk.debug("command line: %s", network.by_hand(full, records.runtime_folder()))
+            talk.debug("command line: %s", network.by_hand(vm, records.runtime_folder()))
         saved = place = None
         if options.snapshot:
-            place = warm.place_of(full)
+            place = warm.place_of(vm)
         if options.restore:
-            full, saved = warm.find(full, plan.image.label)
-        machine = Machine(full, console=console, saved=saved)
+            vm, saved = warm.find(vm, plan.image.label)
+        machine = Machine(vm, console=console, saved=saved)
         with explained(machine, plan.image, plan.folder, self._crashed), machine:
             run = attend.Run(machine, plan.image, options.timeout, server)
             try:
@@ -317,8 +333,8 @@ class _Session:
                     attend.explain_gdb(run, prepare.vmlinux(plan.image, plan.folder))
                 if not number:
                     self.ready(held)
-                if place is not None and plan.image.smoke:
-                    warm.make(run, plan.image.smoke, place, plan.folder)
+                if place is not None:
+                    warm.make(machine, plan.image, plan.folder, place, options.timeout)
                     print(place)
                     machine.stop(polite_s=0)
                     return 0

@@ -30,11 +30,11 @@ from pydantic import Field
 from ukl_build import files, proc
 from ukl_build.cache import Cache
 from ukl_build.errors import UklError
-from ukl_build.image import Smoke
+from ukl_build.image import Image
 from ukl_build.model import Model, parse_json, store_result
 from ukl_build.run import qemu
-from ukl_build.run.attend import Run, first_answer, talk
-from ukl_build.run.machine import Event, Saved
+from ukl_build.run.attend import first_answer, talk
+from ukl_build.run.machine import Event, Machine, Saved
 from ukl_build.run.vm import Accel, Drive, Vm
 
 SNAPSHOT_FILE = "snapshot.json"
@@ -106,6 +106,11 @@ def place_of(vm: Vm) -> Path:
     return Cache.default().snapshots / _digest_of(vm)
 
 
+def is_there(vm: Vm) -> bool:
+    """Return whether a machine has a snapshot."""
+    return (place_of(vm) / SNAPSHOT_FILE).is_file()
+
+
 def find(vm: Vm, label: str) -> tuple[Vm, Saved]:
     """Return the machine that goes on from its snapshot, and the snapshot.
 
@@ -133,15 +138,19 @@ def find(vm: Vm, label: str) -> tuple[Vm, Saved]:
     return replace(vm, drives=drives), Saved(place / STATE_FILE, events, console)
 
 
-def make(run: Run, asked: Smoke, place: Path, folder: Path) -> None:
+def make(
+    machine: Machine, image: Image, folder: Path, place: Path, timeout_s: float | None = None
+) -> None:
     """Save the state of a machine when it has answered; it stands still then.
 
-    :param place: of its snapshot.
+    :param image: with a question to ask.
     :param folder: of its image.
+    :param place: of its snapshot.
+    :param timeout_s: seconds that it has for the answer in place of the recipe's.
     :raise UklError: if it does not answer, or ``snapshot-failed``.
     """
-    machine = run.machine
-    _, answer_s = first_answer(run, asked, run.timeout or float(asked.deadline_s))
+    assert image.smoke is not None
+    _, answer_s = first_answer(machine, image.smoke, timeout_s)
     cache = Cache.default()
     with cache.locked(talk.info), cache.scratch() as scratch:
         made = scratch / place.name
@@ -153,7 +162,7 @@ def make(run: Run, asked: Smoke, place: Path, folder: Path) -> None:
             proc.run(["cp", "--sparse=always", drive.path, made / DISKS / str(number)])
         size = (made / STATE_FILE).stat().st_size
         found = Snapshot(
-            label=run.image.label,
+            label=image.label,
             image=str(folder.resolve()),
             made_s=time.time(),
             answer_s=answer_s,
@@ -165,7 +174,7 @@ def make(run: Run, asked: Smoke, place: Path, folder: Path) -> None:
         for old in _outdated(cache.snapshots, found, place):
             old.rename(scratch / f"{old.name}.old")
         cache.publish({made: place})
-    talk.info(f"{run.image.label} answered after {answer_s:.1f} s; saved {size >> 20} MiB: {place}")
+    talk.info(f"{image.label} answered after {answer_s:.1f} s; saved {size >> 20} MiB: {place}")
     if connections:
         talk.warning(
             "warning: %d connections to other machines are part of it, and lead nowhere when it"
