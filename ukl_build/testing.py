@@ -30,7 +30,6 @@ from typing import Any
 
 import pytest
 from qemu.qmp import QMPError
-from rich.console import Console
 
 from ukl_build import files, proc
 from ukl_build.cache import Cache
@@ -203,9 +202,7 @@ class Unikernel:
             files.write(folder / REPORT_FILE, f"there is no report of the crash: {error}\n")
             return
         if found is not None:
-            text = io.StringIO()
-            Console(file=text, width=crash.WIDTH, highlight=False).print(crash.shown(found))
-            files.write(folder / REPORT_FILE, text.getvalue())
+            files.write(folder / REPORT_FILE, crash.text(found))
 
 
 def _options(words: tuple[str, ...]) -> argparse.Namespace:

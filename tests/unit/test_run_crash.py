@@ -7,14 +7,12 @@ without a root.  Nothing is changed in them but that they are cut.
 
 from __future__ import annotations
 
-import io
 import random
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from ukl_build.elf.contents import contents
 from ukl_build.elf.functions import Function, functions
@@ -482,20 +480,16 @@ def test_a_signal_or_a_panic_without_a_word_is_told_as_well() -> None:
     assert report.chosen(Seen(), Outcome(outcomes.Kind.SIGNALED, 15)) is None
 
 
-def shown(found: report.Report, **how: object) -> str:
-    """Return what people read."""
-    out = io.StringIO()
-    Console(file=out, width=report.WIDTH, highlight=False).print(report.shown(found))
-    return out.getvalue()
+LOG = Path("/state") / ("long-" * report.WIDTH) / "app.log"
 
 
 @pytest.mark.parametrize("name", [*CAUSES])
 def test_a_report_fits_on_a_screen_and_into_json(name: str) -> None:
     seen = seen_in(name)
-    found = report.explain(seen, seen.crashes[0], NOWHERE, Path("/state/app.log"), ring0=True)
-    text = shown(found)
+    found = report.explain(seen, seen.crashes[0], NOWHERE, LOG, ring0=True)
+    text = report.text(found)
     assert len(text.splitlines()) <= 25, text
-    assert "console log: /state/app.log" in text
+    assert f"console log: {LOG}\n" in text
     assert "\x1b" not in text
     assert ("no rule fits" in text) == (CAUSES[name] == "")
     assert report.Report.model_validate_json(found.model_dump_json(by_alias=True)) == found
@@ -503,7 +497,9 @@ def test_a_report_fits_on_a_screen_and_into_json(name: str) -> None:
 
 def test_a_report_says_what_happened_first() -> None:
     seen = seen_in("inlined")
-    lines = shown(report.explain(seen, only(seen), NOWHERE, Path("log"), ring0=True)).splitlines()
+    lines = report.text(
+        report.explain(seen, only(seen), NOWHERE, Path("log"), ring0=True)
+    ).splitlines()
     assert lines[0] == "SIGSEGV in the application or a library: inlined+0x7"
     assert lines[1] == "  write to 0x40, where nothing is mapped; in UKL[24]"
     assert lines[2].startswith("likely cause: A pointer is NULL: 0x40 ")
@@ -512,7 +508,7 @@ def test_a_report_says_what_happened_first() -> None:
 def test_square_brackets_of_a_guest_are_no_markup() -> None:
     text = (RECORDED / "inlined.txt").read_text().replace("Comm: UKL", "Comm: [/bold]x")
     seen = read(text)
-    assert "in [/bold]x[24]" in shown(
+    assert "in [/bold]x[24]" in report.text(
         report.explain(seen, only(seen), NOWHERE, Path("log"), ring0=True)
     )
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -151,7 +152,7 @@ def explain(seen: Seen, crash: Crash, files: Files, console: Path, *, ring0: boo
         place = trace.pop(0) if trace else None
     evidence = rules.Evidence(seen, crash, ring0=ring0)
     rule = rules.cause(evidence)
-    text = crash.code.hex(" ")
+    code = crash.code.hex(" ")
     return Report(
         kind=crash.kind,
         headline=headline(crash, seen, place),
@@ -164,7 +165,7 @@ def explain(seen: Seen, crash: Crash, files: Files, console: Path, *, ring0: boo
         registers={
             name: f"{crash.registers[name]:016x}" for name in REGISTERS if name in crash.registers
         },
-        code=f"{text[: 3 * crash.at]}|{text[3 * crash.at :]}" if text else "",
+        code=f"{code[: 3 * crash.at]}|{code[3 * crash.at :]}" if code else "",
         trace=tuple(trace),
         notes=(*known.notes, *_lacking(crash, place, found, known)),
         console=str(console),
@@ -246,7 +247,12 @@ def shown(report: Report) -> RenderableType:
     if report.trace:
         parts.append(_trace(report.trace))
     parts += [_named("note", one) for one in report.notes]
-    parts.append(_named("console log", report.console))
+    # Whole, however long it is: to be copied.
+    parts.append(
+        Text.assemble(
+            ("console log:", "bold"), f" {report.console}", no_wrap=True, overflow="ignore"
+        )
+    )
     return Group(*parts)
 
 
@@ -277,15 +283,23 @@ def _trace(found: tuple[Place, ...]) -> Table:
     return made
 
 
+def text(report: Report) -> str:
+    """Return what people read where there is no terminal."""
+    file = io.StringIO()
+    Console(file=file, highlight=False, width=WIDTH).print(shown(report), crop=False)
+    return file.getvalue()
+
+
 def show(report: Report) -> None:
     """Print a report to standard error.
 
     :raise OSError: if nobody reads it.
     """
     console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        console = Console(stderr=True, highlight=False, width=WIDTH)
-    console.print(shown(report))
+    if console.is_terminal:
+        console.print(shown(report), crop=False)
+    else:
+        print(text(report), end="", file=sys.stderr)
 
 
 @contextlib.contextmanager
