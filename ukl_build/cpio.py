@@ -17,6 +17,8 @@ from pathlib import PurePosixPath
 MAGIC = "070701"
 TRAILER = "TRAILER!!!"
 ALIGN = 4
+HEADER = 110
+"""Bytes before a name: the magic and 13 numbers of eight hexadecimal digits."""
 MAX_NAME = 4095
 """PATH_MAX of the kernel without the final NUL; longer names are skipped silently there."""
 
@@ -123,3 +125,24 @@ def _append(out: bytearray, entry: Entry, name: str, number: int) -> None:
     for part in (encoded, entry.content):
         out += part
         out += bytes(-len(out) % ALIGN)
+
+
+def listed(data: bytes) -> list[tuple[str, bytes]]:
+    """Return what is in an archive: paths as they are there, each with its header and content.
+
+    :raise ValueError: if it is none.
+    """
+    found, at = [], 0
+    while data[at : at + len(MAGIC)] == MAGIC.encode():
+        fields = data[at + len(MAGIC) : at + HEADER]
+        size, length = (int(fields[8 * number : 8 * number + 8], 16) for number in (6, 11))
+        name = data[at + HEADER : at + HEADER + length - 1].decode("utf-8", "surrogateescape")
+        content = at + HEADER + length
+        content += -content % ALIGN
+        end = content + size
+        end += -end % ALIGN
+        found.append((name, data[at:end]))
+        if name == TRAILER:
+            return found
+        at = end
+    raise ValueError("the archive has no end")

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ukl_build import files, manifest, proc
+from ukl_build import files, manifest, proc, toolchain
 from ukl_build.cache import Cache, Say
 from ukl_build.errors import UklError
 from ukl_build.model import nearest
@@ -245,12 +245,13 @@ def include_flags(wanted: Sequence[DebianArchives], place: str) -> list[str]:
     :param place: the folder they are published in.
     """
     # -isystem: warnings in them are Debian's.  Folders that are not there are ignored.
-    return [
+    found = [
         word
         for one in wanted
         for folder in INCLUDE
         for word in ("-isystem", f"{place}/{one.package}/{folder}")
     ]
+    return found + [toolchain.mapped(f"{place}/{one.package}", "") for one in wanted]
 
 
 def library_folders(wanted: Sequence[DebianArchives], place: Path) -> list[Path]:

@@ -230,9 +230,9 @@ def port(
     """
     name = tree.name
     source = native.copy(tree, place)
-    mapped = PurePosixPath("/usr/src") / name
+    mapped = PurePosixPath(toolchain.SOURCES) / name
     # Lines for the findings; the project's own -g may be missing.
-    flags = ["-g", f"-ffile-prefix-map={source}={mapped}"]
+    flags = ["-g", toolchain.mapped(source, str(mapped))]
     recorder = Recorder.install(place / "recorder", compiler, flags)
     folder = source / build.folder
     failure = None

@@ -621,8 +621,11 @@ class Build:
         headers = packages.include_flags(
             job.app.debian, os.path.relpath(job.layout.debian, job.root)
         )
+        names = [toolchain.mapped(job.root, "."), *headers]
+        if job.app.source.folder is None or not folder.is_relative_to(job.root):
+            names.append(toolchain.mapped(folder, f"{toolchain.SOURCES}/{job.app.name}"))
         flags, cxxflags = (
-            [*toolchain.DEFAULT_FLAGS, *own, *toolchain.CODE_FLAGS, *headers]
+            [*toolchain.DEFAULT_FLAGS, *own, *toolchain.CODE_FLAGS, *names]
             for own in (build.cflags, build.cxxflags)
         )
         self.env.Replace(CCFLAGS=(), CFLAGS=flags, CXXFLAGS=cxxflags, ASPPFLAGS=flags)

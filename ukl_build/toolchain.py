@@ -38,6 +38,22 @@ DEFAULT_FLAGS: Mapping[str, str] = {
 }
 """Flags that a recipe may override, since they come first."""
 
+SOURCES = "/usr/src"
+"""Where debugging information says that sources are, wherever they were compiled."""
+
+
+def mapped(folder: Path | str, place: str) -> str:
+    """Return the flag with which the compiler names a folder in its output by another name.
+
+    Otherwise the same sources would not give the same bytes in two places: debugging information
+    is no part of the image, but part of the kernel's build id.  Of several that fit a path, gcc
+    takes the last.
+
+    :param folder: as the compiler gets it.
+    """
+    return f"-ffile-prefix-map={folder}={place}"
+
+
 REPRODUCIBLE: Mapping[str, str] = {
     "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 1970",
     "KBUILD_BUILD_USER": "ukl",

@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ukl_build import doctor, explain, manual
+from ukl_build import differ, doctor, explain, manual
 from ukl_build.commands import Command
 from ukl_build.completion import parse
 from ukl_build.errors import reported
@@ -16,6 +16,7 @@ from ukl_build.run import cli, lifecycle
 COMMANDS: tuple[Command, ...] = (
     *cli.COMMANDS,
     *lifecycle.COMMANDS,
+    differ.COMMAND,
     doctor.COMMAND,
     explain.COMMAND,
     manual.MAN,

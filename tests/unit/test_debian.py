@@ -124,6 +124,9 @@ def test_archives_and_headers_are_found_by_paths_of_the_application(world: World
         world.place / "libtwo+x-dev" / LIBRARIES / "sub/libmore.a",
     ]
     words = packages.include_flags(WANTED, str(world.place))
+    *words, one, two = words
+    assert one == f"-ffile-prefix-map={world.place}/libone-dev="
+    assert two == f"-ffile-prefix-map={world.place}/libtwo+x-dev="
     assert set(words[::2]) == {"-isystem"}
     found = [Path(folder) / name for folder in words[1::2] for name in ("one.h", "two/two.h")]
     assert [path.name for path in found if path.is_file()] == ["one.h", "two.h"]

@@ -80,7 +80,7 @@ def _read(shown: str, path: Path, found: Inputs) -> None:
     data = path.read_bytes()
     if data.startswith((_ARCHIVE, _THIN)):
         try:
-            archive = _archive(shown, path, data)
+            archive = parse_archive(shown, path, data)
         except (ValueError, IndexError, UnicodeDecodeError) as error:
             found.findings.append(finding("format", shown, f"is a damaged archive: {error}"))
             return
@@ -193,7 +193,7 @@ def _index(header: bytes, data: bytes) -> list[tuple[str, int]]:
     ]
 
 
-def _archive(shown: str, path: Path, data: bytes) -> Archive:
+def parse_archive(shown: str, path: Path, data: bytes) -> Archive:
     """Read an archive.
 
     :raise ValueError: if it is damaged.

@@ -73,7 +73,7 @@ def build(
     """
     source = copy(tree, place)
     # Neither messages nor debugging information shall depend on where this is done.
-    flags = [*headers, f"-ffile-prefix-map={source}=/usr/src/{name}"]
+    flags = [*headers, toolchain.mapped(source, f"{toolchain.SOURCES}/{name}")]
     recorder = Recorder.install(place / "recorder", compiler, flags, libraries=libraries)
     folder = source / recipe.folder
     make(recipe, folder, recorder, compiler=compiler, jobs=jobs, logs=logs)
