@@ -106,7 +106,6 @@ def first_answer(
     """Ask until it answers as is expected.
 
     :param timeout_s: seconds that it has in place of the recipe's.
-
     :return: the answer, and the seconds that it took.
     :raise UklError: as :meth:`Machine.ask`.
     """
