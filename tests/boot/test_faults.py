@@ -21,13 +21,14 @@ from tests.boot.conftest import Start, ended
 from tests.boot.test_ring0 import COMPLAINTS, QUIET, parts
 from tests.kernel import Kernel
 from tests.posix.test_posix import ORDINARY, PARTS, with_cxx
+from ukl_build import proc
 from ukl_build.initconf import Job
 from ukl_build.run.machine import Machine
 from ukl_build.run.outcome import Kind, Outcome
 from ukl_build.run.vm import Vm
-from ukl_build.stages import libc
+from ukl_build.stages import libc, sources
 
-pytestmark = [pytest.mark.boot, pytest.mark.long]
+pytestmark = pytest.mark.boot
 
 FOLDER = Path(__file__).parent / "faults"
 FAULTS = sorted(FOLDER.glob("*.patch"))
@@ -127,15 +128,24 @@ def bench(
     return Bench(kernel, folder, {**ordinary, ORDINARY: posix}, library)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("run", [*SUITE, "leak", *POSIX])
 def test_without_a_fault_all_is_well(bench: Bench, start: Start, run: str) -> None:
     assert bench.boot(start, run) == []
+
+
+@pytest.mark.parametrize("patch", FAULTS, ids=lambda path: path.stem)
+def test_a_fault_is_still_one_of_this_kernel(built: Path, patch: Path) -> None:
+    tree = sources.read_tree(built / "sources.manifest.json").path
+    words = ("patch", "--dry-run", "--strip=1", "--fuzz=0", "--batch", f"--input={patch}")
+    proc.run(words, cwd=tree)
 
 
 def test_there_are_enough_of_them() -> None:
     assert len(FAULTS) >= 10
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("patch", FAULTS, ids=lambda path: path.stem)
 def test_a_fault_is_found(bench: Bench, start: Start, patch: Path) -> None:
     head = dict(
