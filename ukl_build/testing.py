@@ -221,7 +221,7 @@ def _options(words: tuple[str, ...]) -> argparse.Namespace:
         raise UklError(
             "run-invalid", why or "wrong options", hint="they are those of ukl-run: ukl-run --help"
         ) from None
-    foreign = [name for name in FOREIGN if getattr(found, name, None) != made.get_default(name)]
+    foreign = [name for name in FOREIGN if getattr(found, name) != made.get_default(name)]
     if foreign:
         option = foreign[0].replace("_", "-")
         raise UklError(
@@ -272,10 +272,13 @@ class Starter:
         options.qemu = str(prepare.find_image(options.qemu, self.build))
         image = load(Path(options.qemu) / IMAGE_FILE)
         given = {(one.guest, one.proto) for one in options.forwards}
-        options.forwards += [
-            Forward(0, one.guest, one.proto)
-            for one in image.ports
-            if (one.guest, one.proto) not in given
+        options.forwards = [
+            *options.forwards,
+            *(
+                Forward(0, one.guest, one.proto)
+                for one in image.ports
+                if (one.guest, one.proto) not in given
+            ),
         ]
         options.restore = warm and not self.cold
         if not options.restore or session.no_warm_start(options, image) is not None:
@@ -311,19 +314,21 @@ class Starter:
     def _saved(self, options: argparse.Namespace, mine: Mine) -> Warm:
         folder = mine.new_folder()
         plan, vm = _planned(options, folder)
+        # By the digest of all that it has; asked once, for it reads the kernel.
+        snapshot = warm.place_of(vm)
         root = Cache.default().root
         root.mkdir(parents=True, exist_ok=True)
         # Others who run the same tests would make the same snapshot.
         with (root / "snapshots.lock").open("w") as file:
             proc.lock(file, lambda: attend.talk.info("waiting for somebody else's snapshot"))
-            if not warm.is_there(vm):
+            if not warm.is_there(snapshot):
                 attach.prepare(plan.found, attend.talk.debug)
                 one = mine.add(Unikernel(plan, vm, folder, None))
                 one.machine.start()
-                warm.make(one.machine, plan.image, plan.folder, warm.place_of(vm))
+                warm.make(one.machine, plan.image, plan.folder, snapshot)
                 one.machine.close()
                 mine.all.remove(one)
-        return plan, *warm.find(vm, plan.image.label)
+        return plan, *warm.find(vm, snapshot, plan.image.label)
 
 
 @dataclass

@@ -39,6 +39,22 @@ def env(tmp_path: Path) -> dict[str, str]:
     }
 
 
+def command(folder: Path, env: dict[str, str], *words: str) -> tuple[int, str]:
+    """Run pytest as is documented; return its exit status and what it says."""
+    done = subprocess.run(
+        [sys.executable, *COMMAND.split()[1:], *words],
+        cwd=folder,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=ENOUGH_S,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
 @pytest.fixture
 def run_pytest(env: dict[str, str], built: Path, tmp_path: Path) -> Pytest:
     """Return a function that runs tests; they have the echo server as their image."""
@@ -47,18 +63,7 @@ def run_pytest(env: dict[str, str], built: Path, tmp_path: Path) -> Pytest:
 
     def run(text: str, *words: str) -> tuple[int, str]:
         (tmp_path / "test_it.py").write_text(IMPORTS + text)
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "ukl_build.testing", *words],
-            cwd=tmp_path,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=ENOUGH_S,
-            check=False,
-        )
-        return done.returncode, done.stdout
+        return command(tmp_path, env, *words)
 
     return run
 
@@ -78,23 +83,13 @@ def test_what_is_documented(
     (tmp_path / "tests").mkdir()
     (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     (tmp_path / "tests" / "test_kept.py").write_text(IMPORTS + code)
-    done = subprocess.run(
-        [sys.executable, *COMMAND.split()[1:], "tests/test_kept.py"],
-        cwd=tmp_path,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=ENOUGH_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    for command, shown in steps(text):
-        if COMMAND in command:
+    status, out = command(tmp_path, env, "tests/test_kept.py")
+    assert status == 0, out
+    for typed, shown in steps(text):
+        if COMMAND in typed:
             # The line is as wide as the time in it lets it be.
-            said, wanted = (re.sub("=+", "=", one) for one in (done.stdout, pattern(shown)))
-            assert re.fullmatch(wanted, said), done.stdout
+            said, wanted = (re.sub("=+", "=", one) for one in (out, pattern(shown)))
+            assert re.fullmatch(wanted, said), out
 
 
 def test_a_second_session_finds_the_snapshot(run_pytest: Pytest, tmp_path: Path) -> None:

@@ -452,7 +452,8 @@ def _(at: Path) -> None:
 
 @trigger("snapshot-missing")
 def _(at: Path) -> None:
-    warm.find(test_run_machine.machine(at, "halt").vm, "app")
+    vm = test_run_machine.machine(at, "halt").vm
+    warm.find(vm, warm.place_of(vm), "app")
 
 
 @trigger("snapshot-failed")

@@ -314,11 +314,10 @@ class _Session:
             talk.info(f"the guest's address is {vm.tap.guest.ip}, by the interface {vm.tap.name}")
         if talk.isEnabledFor(logging.DEBUG):  # it looks for free ports
             talk.debug("command line: %s", network.by_hand(vm, records.runtime_folder()))
-        saved = place = None
-        if options.snapshot:
-            place = warm.place_of(vm)
-        if options.restore:
-            vm, saved = warm.find(vm, plan.image.label)
+        place = warm.place_of(vm) if options.snapshot or options.restore else None
+        saved = None
+        if place is not None and options.restore:
+            vm, saved = warm.find(vm, place, plan.image.label)
         machine = Machine(vm, console=console, saved=saved)
         with explained(machine, plan.image, plan.folder, self._crashed), machine:
             run = attend.Run(machine, plan.image, options.timeout, server)
@@ -333,7 +332,7 @@ class _Session:
                     attend.explain_gdb(run, prepare.vmlinux(plan.image, plan.folder))
                 if not number:
                     self.ready(held)
-                if place is not None:
+                if place is not None and options.snapshot:
                     warm.make(machine, plan.image, plan.folder, place, options.timeout)
                     print(place)
                     machine.stop(polite_s=0)

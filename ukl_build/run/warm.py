@@ -106,19 +106,19 @@ def place_of(vm: Vm) -> Path:
     return Cache.default().snapshots / _digest_of(vm)
 
 
-def is_there(vm: Vm) -> bool:
-    """Return whether a machine has a snapshot."""
-    return (place_of(vm) / SNAPSHOT_FILE).is_file()
+def is_there(place: Path) -> bool:
+    """Return whether a folder has a snapshot."""
+    return (place / SNAPSHOT_FILE).is_file()
 
 
-def find(vm: Vm, label: str) -> tuple[Vm, Saved]:
+def find(vm: Vm, place: Path, label: str) -> tuple[Vm, Saved]:
     """Return the machine that goes on from its snapshot, and the snapshot.
 
     :param vm: the machine as it would boot.
+    :param place: of its snapshot, see :func:`place_of`.
     :param label: of its image.
     :raise UklError: ``snapshot-missing``.
     """
-    place = place_of(vm)
     try:
         text = (place / SNAPSHOT_FILE).read_bytes()
     except FileNotFoundError:
