@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def test_the_commands_of_the_readme_pass_on_a_fresh_debian(
     for command in commands:
         assert f"\n    {command}\n" in README
     argv = [str(ROOT / "tools" / "fresh-machine"), "--user", user, "--", " && ".join(commands)]
-    subprocess.run(["python3", *argv], check=True)
+    subprocess.run([sys.executable, *argv], check=True)
 
 
 def test_packages_come_from_debian_without_root(tmp_path: Path) -> None:
