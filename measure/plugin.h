@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The part of QEMU's interface for TCG plugins, version 1, that count.c uses, in our own words.
+ * The part of QEMU's interface for TCG plugins, version 1, that ours use, in our own words.
  *
  * Debian has no package with QEMU's header, and its source package is 30 MB for these few lines.
  * Version 1 is what QEMU 6.0 to 8.x has; docs/devel/tcg-plugins.rst of QEMU describes it.  A plugin

@@ -11,15 +11,9 @@
 #ifndef WATCH_H
 #define WATCH_H
 
-#include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
-#include "mark.h"
-#include "plugin.h"
+#include "setup.h"
 
 enum role { MEASURED, LOAD, IDLE, ROLES };
 
@@ -82,17 +76,6 @@ static size_t opcode_at(const uint8_t *code, size_t size, bool *rep)
 	return at;
 }
 
-/* NOPL disp32(%rax) with the displacement of mark.h; the mark, or -1. */
-static int mark_of(const uint8_t *code, size_t size)
-{
-	uint32_t place;
-
-	if (size != 7 || memcmp(code, "\x0f\x1f\x80", 3))
-		return -1;
-	memcpy(&place, code + 3, sizeof(place));
-	return (place & ~0xffu) == MARK_PLACE ? (int)(place & 0xff) : -1;
-}
-
 /* MOV disp(%rsi),%rsp, with a displacement of 8 or of 32 bits. */
 static bool is_switch(const uint8_t *code, size_t size)
 {
@@ -139,41 +122,13 @@ static bool watch(struct qemu_plugin_insn *insn)
 	return true;
 }
 
-static int refuse(const char *why, const char *what)
-{
-	fprintf(stderr, "plugin: %s%s\n", why, what);
-	return -1;
-}
-
-/* The file for the result in memory, all zeros; NULL if it cannot be written. */
-static void *map(const char *path, size_t size)
-{
-	int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	void *mapped = MAP_FAILED;
-
-	if (fd >= 0 && !ftruncate(fd, (off_t)size))
-		mapped = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (fd >= 0)
-		close(fd);
-	if (mapped != MAP_FAILED)
-		return mapped;
-	refuse("cannot write ", path);
-	return NULL;
-}
-
 /* Look at the machine and at the plugin's arguments; the file for the result, or NULL. */
 static const char *arguments(const qemu_info_t *info, int argc, char **argv)
 {
 	const char *out = NULL;
 
-	if (!info->system_emulation || strcmp(info->target_name, "x86_64")) {
-		refuse("this is for a machine of x86_64, not for ", info->target_name);
+	if (!is_ours(info))
 		return NULL;
-	}
-	if (info->system.max_vcpus != 1) {
-		refuse("the machine must have one processor", "");
-		return NULL;
-	}
 	for (int i = 0; i < argc; i++) {
 		if (!strncmp(argv[i], "out=", 4)) {
 			out = argv[i] + 4;

@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 MAGIC = "070701"
 TRAILER = "TRAILER!!!"
@@ -127,12 +128,23 @@ def _append(out: bytearray, entry: Entry, name: str, number: int) -> None:
         out += bytes(-len(out) % ALIGN)
 
 
-def listed(data: bytes) -> list[tuple[str, bytes]]:
-    """Return what is in an archive: paths as they are there, each with its header and content.
+class Listed(NamedTuple):
+    """What an archive has of a file."""
+
+    path: str
+    """As it is there, without the leading slash."""
+    whole: bytes
+    """With its header."""
+    content: bytes
+
+
+def listed(data: bytes) -> list[Listed]:
+    """Return what is in an archive.
 
     :raise ValueError: if it is none.
     """
-    found, at = [], 0
+    found: list[Listed] = []
+    at = 0
     while data[at : at + len(MAGIC)] == MAGIC.encode():
         fields = data[at + len(MAGIC) : at + HEADER]
         size, length = (int(fields[8 * number : 8 * number + 8], 16) for number in (6, 11))
@@ -141,7 +153,7 @@ def listed(data: bytes) -> list[tuple[str, bytes]]:
         content += -content % ALIGN
         end = content + size
         end += -end % ALIGN
-        found.append((name, data[at:end]))
+        found.append(Listed(name, data[at:end], data[content : content + size]))
         if name == TRAILER:
             return found
         at = end

@@ -222,6 +222,10 @@ def _members(data: bytes) -> list[tuple[str, bytes]]:
     return [(unit.member or "", bytes(unit.data)) for unit in archive.units]
 
 
+def _listed(data: bytes) -> list[tuple[str, bytes]]:
+    return [(one.path, one.whole) for one in cpio.listed(data)]
+
+
 def _parts(what: str, split: Callable[[bytes], list[tuple[str, bytes]]]) -> _Inside:
     """Return what finds the part of two files that differs.
 
@@ -247,7 +251,7 @@ _Inside = Callable[[bytes, bytes], Iterator[str]]
 _KINDS: Sequence[tuple[bytes, _Inside]] = (
     (ELF, in_elf),
     (b"!<arch>\n", _parts("member", _members)),
-    (cpio.MAGIC.encode(), _parts("file", cpio.listed)),
+    (cpio.MAGIC.encode(), _parts("file", _listed)),
 )
 
 

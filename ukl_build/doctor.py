@@ -36,8 +36,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 OPTIONAL = frozenset(
     {
-        *("ccache", "passt", "gdb", "gdbserver", "strace", "elfutils"),
-        *("man-db", "zsh", "fish", "busybox-static"),
+        *("ccache", "passt", "gdb", "gdbserver", "strace"),
+        *("busybox-static",),
     }
 )
 """Those of packages.txt without which images are built and run all the same."""

@@ -27,6 +27,7 @@ from typing import Any
 
 import kconfiglib
 import menuconfig
+from pydantic import TypeAdapter
 
 from ukl_build import files
 from ukl_build.errors import UklError
@@ -78,6 +79,23 @@ class Answer(Model):
     """What the kernel's Kconfig made of a request."""
 
     problems: tuple[Problem, ...]
+
+
+class Setting(Model):
+    """An option that is set in a configuration, and what Kconfig knows of it."""
+
+    name: str
+    """Without ``CONFIG_``."""
+    value: str
+    prompt: str | None
+    """What menus call it; None for one that nobody can set by hand."""
+    selected_by: tuple[str, ...]
+    """Options that force it on."""
+    where: str
+    """File and line that define it."""
+
+
+Settings = TypeAdapter(tuple[Setting, ...])
 
 
 # --- Fragments ----------------------------------------------------------------------------------
@@ -258,6 +276,37 @@ def answer(request: Request) -> Answer:
     return Answer(problems=tuple(problems))
 
 
+def settings(config: str) -> tuple[Setting, ...]:
+    """Return what is set in a configuration of the tree that the environment names.
+
+    :param config: path of the .config.
+    """
+    kconf = open_kconfig()
+    kconf.load_config(config)
+    return tuple(
+        _setting(symbol)
+        for symbol in kconf.unique_defined_syms
+        if symbol.config_string and symbol.str_value not in ("n", "")
+    )
+
+
+def _setting(symbol: Any) -> Setting:
+    prompts = [node.prompt[0] for node in symbol.nodes if node.prompt]
+    selecting = {
+        _selecting(term)
+        for term in kconfiglib.split_expr(symbol.rev_dep, kconfiglib.OR)
+        if kconfiglib.expr_value(term) and not getattr(term, "is_constant", False)
+    }
+    first = symbol.nodes[0]
+    return Setting(
+        name=symbol.name,
+        value=symbol.str_value,
+        prompt=prompts[0] if prompts else None,
+        selected_by=tuple(sorted(selecting)),
+        where=f"{first.filename}:{first.linenr}",
+    )
+
+
 def explain(symbol: Any, wanted: str) -> str:
     """Say why an option does not have the value that was asked for."""
     tristate = symbol.orig_type in (kconfiglib.BOOL, kconfiglib.TRISTATE)
@@ -336,12 +385,14 @@ def _defined(kconf: Any) -> list[str]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Do one of: ``answer REQUEST``, ``savedefconfig CONFIG OUT``, ``menuconfig CONFIG``."""
+    """Do one of: answer REQUEST, settings CONFIG, savedefconfig CONFIG OUT, menuconfig CONFIG."""
     try:
         match list(argv):
             case ["answer", request]:
                 text = Path(request).read_text(encoding="utf-8")
                 print(answer(Request.model_validate_json(text)).model_dump_json(indent=2))
+            case ["settings", config]:
+                print(Settings.dump_json(settings(config)).decode())
             case ["savedefconfig", config, out]:
                 kconf = open_kconfig()
                 kconf.load_config(config)

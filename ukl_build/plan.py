@@ -225,6 +225,16 @@ class Layout:
         return self.folder / "size.json"
 
     @property
+    def timeline(self) -> Path:
+        """When it comes where as it starts."""
+        return self.folder / "timeline.json"
+
+    @property
+    def report(self) -> Path:
+        """The page about it."""
+        return self.folder / "report.html"
+
+    @property
     def logs(self) -> Path:
         """One log a step."""
         logs = self.build / "logs" / self.app

@@ -21,7 +21,7 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from ukl_build import proc
+from ukl_build import files, proc
 from ukl_build.elf.contents import Content, addresses, contents
 from ukl_build.errors import UklError, reported
 from ukl_build.model import Model, store_result
@@ -39,8 +39,13 @@ NAMES_LAST = 512
 BOOT = Path("arch/x86/boot/compressed")
 """Where make's output folder has what is compressed, and the result."""
 
-RELOCATIONS = "Linux: relocations"
+KERNEL = "Linux: "
+"""What owners begin with that are parts of the kernel."""
+
+RELOCATIONS = f"{KERNEL}relocations"
 """Where addresses are, for KASLR: in the file, and gone before the kernel runs."""
+
+SYMBOLS = f"{KERNEL}names of symbols"
 
 UNWINDING = ".orc_"
 """What the names of the kernel's sections begin with that tell how to unwind its stack."""
@@ -77,6 +82,8 @@ class Sizes(Model):
 
     schema_: Literal[1] = Field(default=1, alias="schema")
     app: str
+    kernel: str = ""
+    """SHA-256 of the bootable file."""
     file: int
     """The bootable file."""
     memory: int
@@ -167,9 +174,9 @@ def linked(
 def subsystem(section: Content, path: str) -> str:
     """Return what part of the kernel a section of an object is: two folders of its path at most."""
     if section.name.startswith(UNWINDING):
-        return "Linux: unwind tables"
+        return f"{KERNEL}unwind tables"
     folders = path.split("/")[:-1]
-    return f"Linux: {'/'.join(folders[:2])}"
+    return f"{KERNEL}{'/'.join(folders[:2])}"
 
 
 def kernel(out: Path) -> Iterator[Piece]:
@@ -206,7 +213,7 @@ def tables(vmlinux: Path, out: Path) -> Iterator[Piece]:
         for one in contents(vmlinux):
             if one.address <= start < one.address + len(one.data):
                 data = one.data[start - one.address : end - one.address]
-                yield Piece("Linux: names of symbols", "", replace(one, size=len(data), data=data))
+                yield Piece(SYMBOLS, "", replace(one, size=len(data), data=data))
     moved = out / BOOT / "vmlinux.relocs"
     if moved.is_file():
         yield Piece(RELOCATIONS, "", Content("", 0, code=False, size=0, data=moved.read_bytes()))
@@ -279,10 +286,16 @@ def sizes(layout: Layout) -> Sizes:
     memory = places[WHOLE[1]] - places[WHOLE[0]]
     file = layout.kernel.stat().st_size
     parts += [
-        _rest("Linux: unpacking itself", compressed=file - payload(layout.linux)),
+        _rest(f"{KERNEL}unpacking itself", compressed=file - payload(layout.linux)),
         _rest("alignment", zero=memory - sum(part.memory for part in parts)),
     ]
-    return Sizes(app=layout.app, file=file, memory=memory, parts=tuple(parts))
+    return Sizes(
+        app=layout.app,
+        kernel=files.sha256(layout.kernel),
+        file=file,
+        memory=memory,
+        parts=tuple(parts),
+    )
 
 
 def _rest(owner: str, *, zero: int = 0, compressed: int = 0) -> Part:

@@ -11,12 +11,14 @@ from ukl_build import differ, doctor, explain, manual
 from ukl_build.commands import Command
 from ukl_build.completion import parse
 from ukl_build.errors import reported
+from ukl_build.report import cli as report
 from ukl_build.run import cli, lifecycle
 
 COMMANDS: tuple[Command, ...] = (
     *cli.COMMANDS,
     *lifecycle.COMMANDS,
     differ.COMMAND,
+    report.COMMAND,
     doctor.COMMAND,
     explain.COMMAND,
     manual.MAN,

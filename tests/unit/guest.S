@@ -110,6 +110,8 @@ nested:	mov	$ROUNDS, %ecx
 	jnz	1b
 	jmp	2f
 2:	nopl	MARK_PLACE + 2(%eax)
+	jmp	3f
+3:	nopl	MARK_PLACE + 3(%eax)
 	jmp	power_off
 middle:	mov	$inner, %eax
 	call	*%eax

@@ -77,8 +77,14 @@ def test_of_an_initramfs_the_file_is_told(tmp_path: Path) -> None:
 
     a = archive(cpio.file("/etc/x", b"abc"), cpio.file("/etc/y", b"abcdefgh"))
     b = archive(cpio.file("/etc/x", b"abc"), cpio.file("/etc/y", b"abcdefgX"))
-    assert [name for name, _ in cpio.listed(a)] == ["etc", "etc/x", "etc/y", "init", "TRAILER!!!"]
-    assert b"".join(part for _, part in cpio.listed(a)) == a
+    assert [name for name, _, _ in cpio.listed(a)] == [
+        "etc",
+        "etc/x",
+        "etc/y",
+        "init",
+        "TRAILER!!!",
+    ]
+    assert b"".join(part for _, part, _ in cpio.listed(a)) == a
     name, data = differ.difference(a, b)
     assert name == "file etc/y"
     assert data.endswith(": 68 against 58")

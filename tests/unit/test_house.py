@@ -161,9 +161,10 @@ def test_ci_runs_exactly_the_second_command_of_the_readme() -> None:
 
 
 def test_every_package_to_install_has_a_reason() -> None:
-    for line in (ROOT / "packages.txt").read_text().splitlines():
-        if line and not line.startswith("#"):
-            assert len(line.split(None, 1)) == 2, f"packages.txt: why {line}?"
+    for name in ("packages.txt", "packages-tests.txt"):
+        for line in (ROOT / name).read_text().splitlines():
+            if line and not line.startswith("#"):
+                assert len(line.split(None, 1)) == 2, f"{name}: why {line}?"
 
 
 @pytest.mark.parametrize(

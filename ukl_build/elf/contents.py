@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,6 +76,59 @@ def addresses(path: Path, names: frozenset[str]) -> Mapping[str, int]:
             }
         except (ELFError, struct.error, LookupError, ValueError) as error:
             raise _unreadable(path, error) from error
+
+
+def entry(data: bytes) -> int | None:
+    """Return where a program of fixed addresses begins; None for any other file."""
+    try:
+        head = ELFFile(io.BytesIO(data)).header
+    except (ELFError, struct.error, LookupError, ValueError):
+        return None
+    return int(head["e_entry"]) if head["e_type"] == "ET_EXEC" else None
+
+
+@dataclass(frozen=True)
+class Initcall:
+    """A function that the kernel calls while it starts (include/linux/init.h)."""
+
+    name: str
+    level: str
+    """``early``, ``0`` to ``7``, with ``s`` for what comes after the others of it, ``rootfs`` or
+    ``con``."""
+    address: int
+
+
+_INITCALL = re.compile(
+    r"__initcall__.+?__\d+_\d+_(?P<name>\w+?)(?P<level>early|rootfs|con|[0-7]s?)"
+)
+"""___initcall_name() and ____define_initcall() of include/linux/init.h."""
+
+
+def initcalls(vmlinux: Path) -> list[Initcall]:
+    """Return a kernel's initcalls, in the order of their addresses.
+
+    :raise UklError: ``elf-format`` if it cannot be read, or has no symbols.
+    :raise OSError: if it is not there.
+    """
+    found = []
+    with vmlinux.open("rb") as file:
+        try:
+            elf = ELFFile(file)
+            table = elf.get_section_by_name(".symtab")
+            if not isinstance(table, SymbolTableSection):
+                raise ELFError("there is no symbol table")
+            for symbol in table.iter_symbols():
+                match = _INITCALL.fullmatch(symbol.name)
+                if match is None:
+                    continue
+                section = elf.get_section(symbol["st_shndx"])
+                at = symbol["st_value"]
+                # With CONFIG_HAVE_ARCH_PREL32_RELOCATIONS how far the function is from here.
+                (distance,) = struct.unpack_from("<i", section.data(), at - section["sh_addr"])
+                found.append(Initcall(match["name"], match["level"], at + distance))
+        except (ELFError, struct.error, LookupError, ValueError) as error:
+            raise _unreadable(vmlinux, error) from error
+    return sorted(found, key=lambda one: one.address)
 
 
 def _unreadable(path: Path, error: Exception) -> UklError:

@@ -17,16 +17,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ukl_build import files, proc
+from ukl_build import files
 from ukl_build.errors import UklError, reported
 from ukl_build.image import IMAGE_FILE, load
 from ukl_build.measure import memory, plot, report, wall
 from ukl_build.measure.guest import Programs, run
-from ukl_build.measure.versions import versions
+from ukl_build.measure.versions import qemu_version, versions
 from ukl_build.model import store_result
 from ukl_build.recipe import AppRecipe, Bench
 from ukl_build.recipe import load as load_recipe
-from ukl_build.run import accel, qemu
+from ukl_build.run import accel
 from ukl_build.run.vm import Accel, from_image
 
 PTI = {"off": (False,), "on": (True,), "both": (False, True)}
@@ -152,15 +152,6 @@ def measure(
             )
         )
     return bars
-
-
-def qemu_version() -> str:
-    """Return QEMU's version, as it says it.
-
-    :raise UklError: ``tool-missing`` or ``tool-failed``.
-    """
-    program = proc.which(qemu.PROGRAM, hint=qemu.INSTALL)
-    return proc.run([program, "--version"]).stdout.splitlines()[0]
 
 
 def _cell(cell: report.Cell | None) -> Text:

@@ -10,7 +10,7 @@ from typing import Any
 from ukl_build import proc
 from ukl_build.elf.linked import application_text
 from ukl_build.errors import UklError
-from ukl_build.image import Image, Init
+from ukl_build.image import Image, Init, Smoke
 from ukl_build.initconf import Job, Mode
 from ukl_build.measure.counts import DONE, Run, gather, parse
 from ukl_build.recipe import Bench
@@ -77,16 +77,22 @@ def build_program(out: Path, source: str) -> Path:
     return out
 
 
+def loading(plugin: Path, *words: str) -> tuple[str, ...]:
+    """Return QEMU's arguments that load a plugin.
+
+    :param words: what it is told, ``NAME=VALUE``.
+    """
+    return "-plugin", ",".join((f"file={qemu.escape(plugin)}", *words))
+
+
 def counting(plugin: Path, out: Path, text: tuple[int, int] | None) -> tuple[str, ...]:
     """Return QEMU's arguments that load the plugin.
 
     :param out: takes the counts.
     :param text: first address and end of the application's code in the kernel half, if any.
     """
-    words = [f"file={qemu.escape(plugin)}", f"out={qemu.escape(out)}"]
-    if text is not None:
-        words.append(f"text={text[0]:x}-{text[1]:x}")
-    return "-plugin", ",".join(words)
+    where = () if text is None else (f"text={text[0]:x}-{text[1]:x}",)
+    return loading(plugin, f"out={qemu.escape(out)}", *where)
 
 
 def load_argv(bench: Bench) -> tuple[str, ...]:
@@ -98,11 +104,28 @@ def load_argv(bench: Bench) -> tuple[str, ...]:
     return tuple(words)
 
 
-def machine(image: Image, folder: Path, *, pti: bool) -> Vm:
+def first_answer_argv(asked: Smoke) -> tuple[str, ...]:
+    """Return the command line of that program that asks once, for when it is answered."""
+    return (
+        LOAD,
+        str(asked.port),
+        "first answer",
+        "1",
+        "0",
+        "0",
+        "",
+        "",
+        asked.send,
+        asked.expect,
+        "",
+    )
+
+
+def machine(image: Image, folder: Path, *, pti: bool | None) -> Vm:
     """Return the machine that an image is measured on.
 
     :param folder: where its image.json is.
-    :param pti: whether its page tables are isolated.
+    :param pti: whether its page tables are isolated; None leaves it to the kernel.
     :raise UklError: ``run-invalid`` for an image without our init.
     """
     if image.init is not Init.RING3:
@@ -114,8 +137,9 @@ def machine(image: Image, folder: Path, *, pti: bool) -> Vm:
     vm = from_image(image, folder)
     # Where the application's code is must be known before; there is no network card to wait for.
     # What page table a thread's stack happens to be in is worth 3,000 instructions a thread.
-    own = ("nokaslr", "norandmaps", "ukl.ip=none", f"pti={'on' if pti else 'off'}")
-    return replace(vm, cmdline=(*vm.cmdline, *own), cpus=1, repeatable=True)
+    own = ("nokaslr", "norandmaps", "ukl.ip=none")
+    isolated = () if pti is None else (f"pti={'on' if pti else 'off'}",)
+    return replace(vm, cmdline=(*vm.cmdline, *own, *isolated), cpus=1, repeatable=True)
 
 
 def over(image: Image, bench: Bench, programs: Programs) -> dict[str, Any]:
@@ -177,10 +201,11 @@ def watched(vm: Vm, plugin: Path, out: Path, scratch: Path, **over: Any) -> list
     return to_its_end(vm, scratch, **over)
 
 
-def to_its_end(vm: Vm, scratch: Path, **over: Any) -> list[str]:
+def to_its_end(vm: Vm, scratch: Path, *, done: str = DONE, **over: Any) -> list[str]:
     """Run a machine until all is done, and return the lines of its console.
 
     :param scratch: see :func:`observe`.
+    :param done: a line that the console has then; empty for none.
     :param over: see :func:`observe`.
     :raise UklError: ``measure-failed``, or of the machine that could not start.
     :raise OSError: if a file cannot be read or written.
@@ -194,7 +219,7 @@ def to_its_end(vm: Vm, scratch: Path, **over: Any) -> list[str]:
         # Without a status port, that the power was turned off is all that is known; with one, the
         # application is known to have ended when it was told to.
         ended = outcome.by_itself or outcome.kind is Kind.NO_STATUS
-        if not ended or DONE not in lines:
+        if not ended or (done and done not in lines):
             raise UklError(
                 "measure-failed",
                 f"{vm.name}: not all that is to be counted was done: {outcome}",

@@ -27,8 +27,9 @@ from ukl_build.elf.names import PREFIX
 from ukl_build.errors import reported
 from ukl_build.image import IMAGE_FILE, Image, load
 from ukl_build.measure import calltree, flame, guest
-from ukl_build.measure.cli import PTI, WIDTH, bench_of, label, present, qemu_version
+from ukl_build.measure.cli import PTI, WIDTH, bench_of, label, present
 from ukl_build.measure.counts import announced
+from ukl_build.measure.versions import qemu_version
 from ukl_build.model import Model, store_result
 from ukl_build.plan import Layout
 from ukl_build.recipe import Bench

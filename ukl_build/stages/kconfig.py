@@ -80,6 +80,30 @@ def configure(
     files.write(log, f"{len(asked)} options of {len(fragments)} fragments, all as asked\n")
 
 
+def settings(tree: Path, version: str, config: Path) -> tuple[dotconfig.Setting, ...]:
+    """Return what is set in a configuration, and what Kconfig knows of it.
+
+    :raise UklError: a program's.
+    """
+    with tempfile.TemporaryDirectory(prefix="ukl-kconfig-") as scratch:
+        completed = proc.run(
+            [sys.executable, "-m", "ukl_build.dotconfig", "settings", config.absolute()],
+            cwd=Path(scratch),
+            env=adapter_env(tree, version),
+        )
+    return dotconfig.Settings.validate_json(completed.stdout)
+
+
+def read_report(text: str) -> tuple[dotconfig.Asked, ...]:
+    """Return what fragments asked for, from the report that :func:`configure` writes."""
+    found = []
+    for line in text.splitlines():
+        where, setting, reason = line.split("\t", 2)
+        name, _, value = setting.removeprefix("CONFIG_").partition("=")
+        found.append(dotconfig.Asked(name=name, value=value, reason=reason, where=where))
+    return tuple(found)
+
+
 def savedefconfig(tree: Path, version: str, config: Path, out: Path) -> None:
     """Write a configuration in its shortest form: what differs from the defaults.
 

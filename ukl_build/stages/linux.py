@@ -47,6 +47,12 @@ def make_line(tree: Path, out: Path, compiler: toolchain.Compiler, *targets: str
     ]
 
 
+def tree_of(out: Path) -> Path | None:
+    """Return the tree that an output folder was built from; None if it is not there any more."""
+    tree = (out / _TREE).resolve()
+    return tree if tree.is_dir() else None
+
+
 def begin_as(old: Path, new: Path) -> None:
     """Let make's output folder begin as a copy of another kernel's.
 
