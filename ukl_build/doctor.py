@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OPTIONAL = frozenset(
     {
         *("ccache", "passt", "gdb", "gdbserver", "strace"),
-        *("busybox-static",),
+        *("busybox-static", "qemu-utils"),
     }
 )
 """Those of packages.txt without which images are built and run all the same."""

@@ -291,6 +291,8 @@ static bool set(const char *key, char *value)
 		return (conf.cwd = value);
 	if (equal(key, "interface"))
 		return (conf.interface = value);
+	if (equal(key, "status"))
+		return (conf.status = value);
 	if (equal(key, "arg"))
 		return append(&conf.arg, value);
 	if (equal(key, "env"))

@@ -53,6 +53,7 @@ struct limit {
 
 struct conf {
 	const char *hostname, *app, *cwd, *interface;
+	const char *status; /* a device in place of the port */
 	struct words arg, env;
 	uint32_t uid, gid;
 	uint32_t groups[MAX_LIST];

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "status.h"
 
+#include <asm/ioctls.h>
 #include <linux/fcntl.h>
 
+#include "conf.h"
 #include "port.h"
 
 enum {
@@ -13,6 +15,13 @@ static int port = -1;
 
 void status_open(void)
 {
+	if (conf.status) {
+		port = (int)SYS3(open, conf.status, O_WRONLY | O_NOCTTY | O_CLOEXEC, 0);
+		if (port < 0)
+			say("%s cannot be opened; the host will not hear of the exit status (errno %d)",
+			    conf.status, -port);
+		return;
+	}
 	port = port_open(STATUS_PORT, O_WRONLY, PORT_WAIT);
 	if (port == -ENOENT)
 		say("there is no port " STATUS_PORT "; the host will not hear of the exit status");
@@ -38,4 +47,7 @@ void status(const char *f, ...)
 		SYS1(close, port);
 		port = -1;
 	}
+	/* A port has been written to when a write returns, a terminal later: tcdrain(). */
+	if (conf.status && port >= 0)
+		SYS3(ioctl, port, TCSBRK, 1);
 }

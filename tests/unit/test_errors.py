@@ -51,7 +51,7 @@ from ukl_build.image import Init, SmokeRun
 from ukl_build.lint import cli as lint_cli
 from ukl_build.measure import cli as measure_cli
 from ukl_build.measure import counts, report
-from ukl_build.run import accel, cli, control, disk, execute, network, session, warm
+from ukl_build.run import accel, cli, control, disk, execute, network, recording, session, warm
 from ukl_build.run.machine import Machine, Saved, busy
 from ukl_build.run.outcome import GuestError, Record, classify
 from ukl_build.run.records import Store
@@ -448,6 +448,11 @@ def _(at: Path) -> None:
 def _(at: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as end:
         network.start_passt([Forward(server.getsockname()[1], 80)], end)
+
+
+@trigger("recording-invalid")
+def _(at: Path) -> None:
+    recording.find(at)
 
 
 @trigger("snapshot-missing")

@@ -156,6 +156,7 @@ def test_everything_else_arrives(reader: Reader) -> None:
         "ip": [2, "10.1.2.3", 8, "10.0.0.1"],
         "lease": ["0.0.0.0", 0],
         "watchdog": 0,
+        "status": "",
         "dns": ["9.9.9.9", "1.1.1.1"],
         "waits": [3000, 4000, 0],
         "jobs": [
@@ -205,14 +206,15 @@ def test_the_command_line_has_the_last_word(reader: Reader) -> None:
     got = reader.read(
         render(InitConf()),
         cmdline='console=ttyS0 ukl.ip=10.0.0.5/24,10.0.0.1 ukl.env="A=b c" ukl.uid=7 '
-        "ukl.lease=10.0.2.15/24 uklnot=1 quiet ukl.stop-wait=1 ukl.watchdog=9 -- ukl.uid=8",
+        "ukl.lease=10.0.2.15/24 uklnot=1 quiet ukl.stop-wait=1 ukl.watchdog=9 "
+        "ukl.status=/dev/ttyS1 -- ukl.uid=8",
     )
     assert got["ip"] == [2, "10.0.0.5", 24, "10.0.0.1"]
     assert got["lease"] == ["10.0.2.15", 24]
     assert got["env"][-1] == "A=b c"
     assert got["uid"] == 7
     assert got["waits"][1] == 1000
-    assert got["watchdog"] == 9000
+    assert got["watchdog"] == 9000 and got["status"] == "/dev/ttyS1"
 
 
 @pytest.mark.parametrize(

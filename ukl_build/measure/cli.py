@@ -22,11 +22,11 @@ from ukl_build.errors import UklError, reported
 from ukl_build.image import IMAGE_FILE, load
 from ukl_build.measure import memory, plot, report, wall
 from ukl_build.measure.guest import Programs, run
-from ukl_build.measure.versions import qemu_version, versions
+from ukl_build.measure.versions import versions
 from ukl_build.model import store_result
 from ukl_build.recipe import AppRecipe, Bench
 from ukl_build.recipe import load as load_recipe
-from ukl_build.run import accel
+from ukl_build.run import accel, qemu
 from ukl_build.run.vm import Accel, from_image
 
 PTI = {"off": (False,), "on": (True,), "both": (False, True)}
@@ -246,7 +246,7 @@ def time(options: argparse.Namespace) -> int:
             rounds=options.runs or wall.ROUNDS,
             say=say,
         )
-    result = wall.Result(app=recipe.name, accel=verdict.accel, qemu=qemu_version(), bars=bars)
+    result = wall.Result(app=recipe.name, accel=verdict.accel, qemu=qemu.version(), bars=bars)
     out = options.out.with_stem(f"{options.out.stem}-{verdict.accel}")
     store_result(result, out)
     console = _console()
@@ -280,7 +280,7 @@ def compare(options: argparse.Namespace) -> int:
                 runs=options.runs or RUNS,
             )
         ]
-    result = report.Result(app=recipe.name, qemu=qemu_version(), bars=tuple(bars))
+    result = report.Result(app=recipe.name, qemu=qemu.version(), bars=tuple(bars))
     store_result(result, options.out)
     files.write(options.out.with_suffix(".md"), report.markdown(result))
     for drawing, some in drawings(result, options.out):

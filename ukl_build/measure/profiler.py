@@ -29,10 +29,10 @@ from ukl_build.image import IMAGE_FILE, Image, load
 from ukl_build.measure import calltree, flame, guest
 from ukl_build.measure.cli import PTI, WIDTH, bench_of, label, present
 from ukl_build.measure.counts import announced
-from ukl_build.measure.versions import qemu_version
 from ukl_build.model import Model, store_result
 from ukl_build.plan import Layout
 from ukl_build.recipe import Bench
+from ukl_build.run import qemu
 from ukl_build.stages import libc
 
 PLUGIN = "profile.c"
@@ -236,7 +236,7 @@ def profile(options: argparse.Namespace) -> int:
             seen.append(look(folder, name, bench, programs, pti=pti))
     result = Result(
         app=recipe.name,
-        qemu=qemu_version(),
+        qemu=qemu.version(),
         pti=pti,
         images=tuple(one.image for one in seen),
         workloads=together(seen),

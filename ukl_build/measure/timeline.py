@@ -35,7 +35,6 @@ from ukl_build.measure.guest import (
     machine,
     to_its_end,
 )
-from ukl_build.measure.versions import qemu_version
 from ukl_build.model import Model
 from ukl_build.plan import Layout
 from ukl_build.run import attach, qemu
@@ -368,7 +367,7 @@ def measure(image: Image, folder: Path, say: Callable[[str], object]) -> Timelin
         )
     return Timeline(
         kernel=files.sha256(folder / image.kernel),
-        qemu=qemu_version(),
+        qemu=qemu.version(),
         milestones=tuple(found),
         initcalls=_initcalls(calls, runs),
         said=tuple(said(runs[0].lines)),

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ukl_build import manifest, proc
+from ukl_build import manifest
 from ukl_build.image import Image, Variant
 from ukl_build.plan import Layout
 from ukl_build.recipe import AppRecipe
-from ukl_build.run import qemu
 from ukl_build.stages.stock import is_kernel
 
 LINUX = "Linux"
@@ -34,12 +33,3 @@ def versions(recipe: AppRecipe, image: Image, folder: Path) -> dict[str, str]:
     if recipe.source.debian is not None:
         found[recipe.name] = manifest.load(layout.source_record).inputs[recipe.source.debian]
     return found | {LINUX: manifest.load(layout.sources).inputs["version"]}
-
-
-def qemu_version() -> str:
-    """Return QEMU's version, as it says it.
-
-    :raise UklError: ``tool-missing`` or ``tool-failed``.
-    """
-    program = proc.which(qemu.PROGRAM, hint=qemu.INSTALL)
-    return proc.run([program, "--version"]).stdout.splitlines()[0]

@@ -25,7 +25,7 @@ from ukl_build.run.control import Server
 from ukl_build.run.machine import Machine
 from ukl_build.run.outcome import Kind, Outcome, said
 from ukl_build.run.records import Forwarded
-from ukl_build.run.vm import LOCALHOST, Forward
+from ukl_build.run.vm import LOCALHOST, Forward, Replay
 
 talk = logging.getLogger("ukl-run")
 """What ukl-run says to people: information with -q not, what is found out for --verbose only."""
@@ -128,8 +128,9 @@ def smoke(run: Run, asked: Smoke) -> int:
     outcome = run.machine.stop()
     talk.info(str(outcome))
     # An application with no handler for it dies of the SIGTERM that the power button becomes.  One
-    # without our init cannot be asked, and is ended from outside.
-    stopped = outcome.kind is Kind.STOPPED and run.image.init is Init.DIRECT
+    # without our init cannot be asked, nor can one that is recorded, and is ended from outside.
+    from_outside = run.image.init is Init.DIRECT or run.machine.vm.recording is not None
+    stopped = outcome.kind is Kind.STOPPED and from_outside
     well = outcome == Outcome(Kind.EXITED, 0) or outcome == Outcome(Kind.SIGNALED, signal.SIGTERM)
     if stopped or well:
         return 0
@@ -196,6 +197,8 @@ def explain_gdb(run: Run, vmlinux: Path) -> None:
     where = f"target remote {LOCALHOST}:{run.machine.gdb_port()}"
     talk.info("waiting for gdb, without KASLR; in another terminal:")
     talk.info(f"  gdb {shlex.quote(str(vmlinux))} -ex '{where}' -ex 'hbreak {place}' -ex continue")
+    if run.machine.vm.recording is not None:
+        talk.info("  reverse-stepi and reverse-continue go back there")
 
 
 def attend(run: Run) -> int:
@@ -214,6 +217,10 @@ def attend(run: Run) -> int:
                 talk.warning("warning: %s", error.message)
     left = None if end is None else max(0.0, end - time.monotonic())
     outcome = ended(run, left)
+    recording = run.machine.vm.recording
+    if recording is not None and recording.mode is Replay.REPLAY and outcome.kind is Kind.STOPPED:
+        talk.info("the recording ends here: it was stopped then")
+        return 0
     if run.server.stopped_by:
         talk.info(f"{run.server.stopped_by}: {outcome}")
         return outcome.exit_status

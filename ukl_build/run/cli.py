@@ -61,7 +61,6 @@ EXAMPLES = """\
   ukl-run --qemu redis --detach --rm           in the background; see ukl ps, logs, stop
   ukl-run --qemu redis --smoke                 ask it what its recipe asks, and stop it
   ukl-run --qemu build/redis --disk other.img -- --save ''
-  ukl-run --qemu hello --gdb                   wait for gdb, and say how to start it
 """
 
 
@@ -261,6 +260,18 @@ def parser() -> argparse.ArgumentParser:
         const=GDB_PORT,
         help=f"wait for gdb ({GDB_PORT}; 0: a free one), without KASLR",
     )
+    add(
+        *(how, "--record"),
+        metavar="DIR",
+        type=Path,
+        help="keep all of the run in a new folder",
+    )
+    add(
+        *(how, "--replay"),
+        metavar="DIR",
+        type=Path,
+        help="do what is in there again; with --gdb also backwards",
+    )
     add(how, "--dry-run", action="store_true", help="only print QEMU's command line")
     shown = made.add_argument_group("what is shown")
     add(shown, "--json", action="store_true", help="print what ran, and how it ended, as JSON")
@@ -304,7 +315,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     talk.handlers[:] = [handler]
     talk.setLevel(level)
     talk.propagate = False
-    if options.qemu is None:
+    if options.replay is not None:
+        defaults = vars(parser().parse_args([]))
+        options.given = [name for name in defaults if vars(options)[name] != defaults[name]]
+    elif options.qemu is None:
         if words and not options.json:
             parser().error("the following arguments are required: --qemu")
         return reported(lambda: overview.show(as_json=options.json))

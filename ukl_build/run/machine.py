@@ -439,7 +439,8 @@ class _Session:
             await asyncio.wait([self.starting])
         if self.end is None:
             return Outcome(Kind.STOPPED)
-        if self.vm.init is Init.RING3 and polite_s > 0:
+        # The power button is not written down, only what QEMU is told.
+        if self.vm.init is Init.RING3 and polite_s > 0 and self.vm.recording is None:
             with contextlib.suppress(QMPError, TimeoutError, OSError):
                 async with asyncio.timeout(FIRM_S):
                     await self.client.execute("system_powerdown")

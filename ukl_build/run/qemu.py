@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a machine's description to QEMU's argument list; pure."""
+"""From a machine's description to QEMU's argument list; pure but for its version."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ukl_build import proc
 from ukl_build.initconf import EXEC_PORT, STATUS_PORT, share_tag
-from ukl_build.run.vm import LOCALHOST, Accel, Network, Vm
+from ukl_build.run.vm import LOCALHOST, Accel, Network, Recording, Vm
 
 PROGRAM = "qemu-system-x86_64"
 INSTALL = "install it; on Debian it is in the package qemu-system-x86"
@@ -66,6 +67,13 @@ REPEATABLE = (
 """Of every machine that is to do the same each time."""
 
 
+LOG, STATE = "log", "state.qcow2"
+"""Files of a recording: its events, and a disk that keeps states of the machine."""
+
+FIRST = "first"
+"""Name of the state before the first instruction."""
+
+
 @dataclass(frozen=True)
 class Wiring:
     """Where the machine's ends lead to, each a backend of ``-chardev`` with its options."""
@@ -104,6 +112,31 @@ def escape(value: str | Path) -> str:
     return str(value).replace(",", ",,")
 
 
+def version() -> str:
+    """Return QEMU's version, as it says it.
+
+    :raise UklError: ``tool-missing`` or ``tool-failed``.
+    """
+    program = proc.which(PROGRAM, hint=INSTALL)
+    return proc.run([program, "--version"]).stdout.splitlines()[0]
+
+
+def _recording(recording: Recording) -> list[str]:
+    """Return what has a machine written down, or do again what was."""
+    # An instruction is 8 ns of the guest's clock, which is about what one takes in TCG.  With 1 ns
+    # the guest waits for its timers in hundreds of millions of instructions, and the log is six
+    # times as large; with many it is a slow machine.  While it idles its clock goes by the host's.
+    log = f"rrfile={escape(recording.folder / LOG)}"
+    state = f"file={escape(recording.folder / STATE)},format=qcow2,if=none,id=states"
+    return [
+        *("-icount", f"shift=3,rr={recording.mode.value},{log},rrsnapshot={FIRST}"),
+        *("-drive", state),
+        # Loading a state resets the machine, and this helper for old Windows asks the processor's
+        # thread for something then, which may wait for the one that asks: QEMU stands still.
+        *("-global", "apic.vapic=off"),
+    ]
+
+
 def _netdev(vm: Vm, wiring: Wiring) -> str:
     match vm.network:
         case Network.PASST:
@@ -131,7 +164,12 @@ def argv(vm: Vm, wiring: Wiring, *, program: str = PROGRAM) -> list[str]:
     words += ["-chardev", f"{wiring.qmp},id=qmp", "-mon", "chardev=qmp,mode=control"]
     words += ["-chardev", f"{wiring.console},id=console"]
     words += ["-serial", "chardev:console"]
-    if vm.repeatable:
+    if vm.recording is not None:
+        words += _recording(vm.recording)
+        words += ["-chardev", f"{wiring.status},id=status"]
+        words += ["-device", "isa-serial,chardev=status,index=1"]
+        words += ["-device", f"virtio-rng-pci,{VIRTIO}"]
+    elif vm.repeatable:
         words += REPEATABLE
     else:
         words += ["-chardev", f"{wiring.status},id=status"]
@@ -145,14 +183,22 @@ def argv(vm: Vm, wiring: Wiring, *, program: str = PROGRAM) -> list[str]:
         words += ["-netdev", _netdev(vm, wiring)]
         # romfile: the boot ROM for starting from the network would be searched and run.
         words += ["-device", f"virtio-net-pci,netdev=net,romfile=,{VIRTIO}"]
+        if vm.recording is not None:
+            words += ["-object", "filter-replay,id=replay,netdev=net"]
     for number, drive in enumerate(vm.drives):
         readonly = "on" if drive.read_only else "off"
-        file = f"file={escape(drive.path)},format=raw,if=none,id=disk{number},readonly={readonly}"
+        form = "raw" if vm.recording is None else "qcow2"
+        name = f"disk{number}"
+        file = f"file={escape(drive.path)},format={form},if=none,id={name},readonly={readonly}"
         if drive.volatile:
             file += ",snapshot=on"
         words += ["-drive", f"{file},{DISK}"]
+        if vm.recording is not None:
+            # What comes from the host's disk comes at the same instruction again.
+            words += ["-drive", f"driver=blkreplay,if=none,image={name},id={name}-replay"]
+            name = f"{name}-replay"
         boot = f",bootindex={number}" if vm.kernel is None else ""
-        words += ["-device", f"virtio-blk-pci,drive=disk{number}{boot},{VIRTIO}"]
+        words += ["-device", f"virtio-blk-pci,drive={name}{boot},{VIRTIO}"]
     for number, folder in enumerate(vm.folders):
         readonly = "on" if folder.read_only else "off"
         path = f"id=folder{number},path={escape(folder.path)},readonly={readonly}"

@@ -20,7 +20,17 @@ from platformdirs import user_state_path
 from ukl_build import files
 from ukl_build.errors import UklError, refused
 from ukl_build.image import IMAGE_FILE, Feature, Image, Init, load
-from ukl_build.run import accel, attach, attend, network, prepare, records, tap, warm
+from ukl_build.run import (
+    accel,
+    attach,
+    attend,
+    network,
+    prepare,
+    recording,
+    records,
+    tap,
+    warm,
+)
 from ukl_build.run.attend import Asked, talk
 from ukl_build.run.control import Server
 from ukl_build.run.crash.report import Report, explained
@@ -67,6 +77,10 @@ def _check(options: argparse.Namespace, image: Image) -> None:
         refuse("nobody would feed the watchdog", "build it with init=ring3, whose init does")
     if options.watchdog:
         attach.check_features(image, [Feature.WATCHDOG])
+    if options.record:
+        unfit = no_recording(options, image)
+        if unfit is not None:
+            raise unfit
     if options.snapshot or options.restore:
         cold = no_warm_start(options, image)
         if cold is not None:
@@ -111,6 +125,46 @@ def no_warm_start(options: argparse.Namespace, image: Image) -> UklError | None:
         if given:
             return UklError("run-invalid", f"{what} {name}", hint=hint)
     return None
+
+
+def no_recording(options: argparse.Namespace, image: Image) -> UklError | None:
+    """Return why a run cannot be recorded; None if it can.
+
+    :return: ``run-invalid``.
+    """
+    for given, what, hint in (
+        (options.snapshot or options.restore, "a saved state is not part of", "leave one out"),
+        (options.gdb is not None, "--gdb is for the replay, not for", "leave --gdb out"),
+        (options.dry_run, "--dry-run makes none of the files of", "leave one of them out"),
+        (options.accel == Accel.KVM, "QEMU writes down what TCG does, and so", "leave kvm out"),
+        (
+            options.smoke and image.smoke_runs,
+            "a smoke test of several runs is more than",
+            "record one of them: give its arguments behind --",
+        ),
+        (
+            options.shares or image.shares,
+            "what is in a shared folder is not part of",
+            "put it on a disk, or take --file",
+        ),
+        (
+            options.network not in (Network.USER, Network.NONE),
+            f"--network {options.network} does not fit:",
+            "by user, or none, a guest's network is written down",
+        ),
+    ):
+        if given:
+            return UklError("run-invalid", f"{what} --record", hint=hint)
+    return None
+
+
+BESIDE_REPLAY = frozenset(
+    {
+        *("replay", "gdb", "name", "detach", "rm", "timeout", "json", "log_file"),
+        *("quiet", "verbose", "no_color"),
+    }
+)
+"""Options that say nothing of the machine."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +231,7 @@ def planned(options: argparse.Namespace, disks: Path | None = None) -> Plan:
         state=state,
     )
     vm = found.to(replace(vm, memory_mib=options.memory or vm.memory_mib))
-    verdict = accel.here(options.accel)
+    verdict = accel.here(Accel.TCG if options.record else options.accel)
     net = network.here(options.network)
     vm = replace(
         vm,
@@ -192,7 +246,7 @@ def planned(options: argparse.Namespace, disks: Path | None = None) -> Plan:
     if image.init is Init.DIRECT:
         vm = prepare.with_env(vm, dict(options.env))
     # What gdb reads of vmlinux is where the kernel was linked, not where KASLR would put it.
-    vm = prepare.with_parameters(vm, "nokaslr" if options.gdb is not None else "")
+    vm = prepare.with_parameters(vm, "nokaslr" if options.gdb is not None or options.record else "")
     vm = prepare.with_parameters(vm, _addresses(net, image, forwards))
     if options.watchdog:
         vm = prepare.with_parameters(vm, f"ukl.watchdog={options.watchdog}")
@@ -204,6 +258,32 @@ def planned(options: argparse.Namespace, disks: Path | None = None) -> Plan:
         for args in argvs
     ]
     return Plan(image, folder, found, verdict, net, dict(options.env), tuple(boots))
+
+
+def replayed(options: argparse.Namespace) -> Plan:
+    """Return what a recording has.
+
+    :raise UklError: ``recording-invalid``, or ``run-invalid`` with what would make it another one.
+    :raise OSError: if something cannot be read.
+    """
+    other = [name for name in options.given if name not in BESIDE_REPLAY]
+    if other:
+        raise UklError(
+            "run-invalid",
+            f"a replay does what was recorded, whatever {' and '.join(sorted(other))} would say",
+            hint="leave that out, or record it",
+        )
+    image, vm = recording.find(options.replay)
+    prepare.check_files(image, options.replay, symbols=options.gdb is not None)
+    return Plan(
+        image,
+        options.replay,
+        attach.Attached(),
+        accel.Verdict(Accel.TCG, "as it was recorded"),
+        network.Verdict(vm.network),
+        {},
+        ((replace(vm, gdb=options.gdb), ()),),
+    )
 
 
 def _dry_run(plan: Plan) -> int:
@@ -283,7 +363,7 @@ class _Session:
         # A smoke test starts with empty disks, as what is saved does, and leaves alone what others
         # have written.
         own = self.scratch / "disks" if _is_asked(self.options) else None
-        plan = planned(self.options, own)
+        plan = replayed(self.options) if self.options.replay else planned(self.options, own)
         if self.options.dry_run:
             return _dry_run(plan)
         self.held = held = records.Store.default().create(
@@ -318,6 +398,8 @@ class _Session:
         saved = None
         if place is not None and options.restore:
             vm, saved = warm.find(vm, place, plan.image.label)
+        if options.record:
+            vm = recording.begin(vm, plan.image, options.record, talk.info)
         machine = Machine(vm, console=console, saved=saved)
         with explained(machine, plan.image, plan.folder, self._crashed), machine:
             run = attend.Run(machine, plan.image, options.timeout, server)

@@ -88,6 +88,22 @@ class Folder:
     read_only: bool = False
 
 
+class Replay(StrEnum):
+    """Whether a run is written down or done again."""
+
+    RECORD = "record"
+    REPLAY = "replay"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What makes a run the same as another one."""
+
+    mode: Replay
+    folder: Path
+    """See :mod:`ukl_build.run.recording`."""
+
+
 @dataclass(frozen=True)
 class Vm:
     """One virtual machine."""
@@ -119,6 +135,9 @@ class Vm:
     random numbers.  Needs TCG and one processor, and disks would spoil it."""
     incoming: bool = False
     """It does not boot: it waits for a state that was saved of a machine like it."""
+    recording: Recording | None = None
+    """It is written down, or does again what was.  Needs TCG and one processor; its drives are
+    qcow2, and its init reports over a second UART."""
     watchdog: bool = False
     """There is a device that ends the machine when the guest does not feed it any more."""
     gdb: int | None = None

@@ -69,7 +69,6 @@ def _digest_of(vm: Vm) -> str:
     :raise OSError: if a file of it cannot be read.
     :raise UklError: ``tool-missing`` without QEMU.
     """
-    program = proc.which(qemu.PROGRAM, hint=qemu.INSTALL)
     plain = replace(
         *(vm,),
         name="",
@@ -83,7 +82,7 @@ def _digest_of(vm: Vm) -> str:
     parts = [
         *qemu.argv(plain, qemu.Wiring("qmp", "status", "exec", "console")),
         *vm.cmdline,
-        proc.run([program, "--version"]).stdout,
+        qemu.version(),
         *(files.sha256(path) if path else "" for path in (vm.kernel, vm.initrd)),
         *([_model(processor)] if vm.accel is Accel.KVM else []),
     ]
