@@ -10,6 +10,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,24 @@ def test_a_hang_ends_at_its_time_with_the_registers_kept(place: Place) -> None:
     assert "error[guest-hang]" in err
     assert "| I hang now" in err
     assert "EIP=" in (place.root / "my.registers.txt").read_text()
+
+
+def test_what_is_said_begins_a_line_of_its_own(place: Place) -> None:
+    """The guest's last word need not end one; where nobody sees both, it is left as it is."""
+    place.image("power_off", "a prompt> ")
+    argv = [sys.executable, "-m", "ukl_build.run.cli", "--qemu", "app"]
+    done = subprocess.run(
+        argv,
+        cwd=place.root,
+        env=place.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=ENOUGH_S,
+        check=False,
+    )
+    assert "\na prompt> \nerror[guest-no-status]" in done.stdout
+    assert place.run("--qemu", "app")[1] == "a prompt> "
 
 
 def test_a_folder_and_a_file_name_an_image_too(place: Place) -> None:

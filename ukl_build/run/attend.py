@@ -66,6 +66,8 @@ class Run:
     """Seconds until it counts as hung; None is for ever."""
     server: Server
     """Where others can ask something of it."""
+    output: Output
+    """Takes the guest's console, if it is shown."""
 
 
 class Output:
@@ -75,6 +77,7 @@ class Output:
         self._held = b""
         self.is_open = True
         """Whether somebody still reads."""
+        self._in_line = False
 
     def write(self, data: bytes) -> None:
         """Pass on what the console had."""
@@ -82,6 +85,8 @@ class Output:
         # A line's end may be cut in two.
         self._held = b"\r" if data.endswith(b"\r") else b""
         data = data[: len(data) - len(self._held)].replace(b"\r\n", b"\n")
+        if data:
+            self._in_line = not data.endswith(b"\n")
         while data and self.is_open:
             try:
                 # Not sys.stdout: what it holds back is an error at exit if the reader has gone.
@@ -89,10 +94,32 @@ class Output:
             except OSError:  # it has (| head); the guest goes on
                 self.is_open = False
 
+    def end_line(self) -> None:
+        """Begin a line for what ukl-run says, if both go to one place and the guest is in one."""
+        if self._in_line and self.is_open and _is_one_place(1, 2):
+            self._in_line = False
+            with contextlib.suppress(OSError):
+                os.write(2, b"\n")
+
+
+def _is_one_place(*descriptors: int) -> bool:
+    """Return whether descriptors lead to the same file, pipe or terminal."""
+    try:
+        return len({(it.st_dev, it.st_ino) for it in map(os.fstat, descriptors)}) == 1
+    except OSError:  # somebody has closed one
+        return False
+
+
+def _hear_out(run: Run) -> None:
+    """Let the guest's last words be said first, and begin a line."""
+    run.machine.shown()
+    run.output.end_line()
+
 
 def ended(run: Run, wait_s: float | None) -> Outcome:
     """Wait for the end of a machine, end one whose time is over, and keep registers of a hang."""
     outcome = run.machine.wait(wait_s) or run.machine.give_up()
+    _hear_out(run)
     if outcome.kind is Kind.HANG and run.machine.registers:
         where = registers_path(run.machine.console)
         files.write(where, run.machine.registers)
@@ -241,5 +268,6 @@ def stop(run: Run, why: str) -> int:
         outcome = run.machine.stop()
     except Asked:
         outcome = run.machine.stop(polite_s=0)
+    _hear_out(run)
     talk.info(str(outcome))
     return outcome.exit_status

@@ -71,6 +71,9 @@ ATTEMPT_S = (1.0, 8.0)
 """Seconds, first and longest, that one attempt to get an answer takes."""
 
 CONSOLE_POLL_S = 0.05
+SHOWN_S = 2.0
+"""Seconds that whoever reads the console has to take the rest of it: somebody may page it."""
+
 CONSOLE_TAIL = 64 * 1024
 """Bytes of the console that a panic is looked for in."""
 
@@ -491,6 +494,10 @@ class _Session:
                     return
                 await asyncio.sleep(CONSOLE_POLL_S)
 
+    async def shown(self) -> None:
+        if self.follower is not None:
+            await asyncio.wait([self.follower], timeout=SHOWN_S)
+
 
 def busy(name: str) -> UklError:
     """Return the error of a machine that takes no further program."""
@@ -779,6 +786,10 @@ class Machine:
     def give_up(self) -> Outcome:
         """End a machine whose time is over, and keep its :attr:`registers`."""
         return self._call(self._session.give_up())
+
+    def shown(self) -> None:
+        """Wait, of a machine that has ended, until all that it said was passed on; not for ever."""
+        self._call(self._session.shown())
 
     def close(self) -> None:
         """End QEMU if it still runs, at once, and give everything back; may be called twice."""

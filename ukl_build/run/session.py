@@ -402,10 +402,11 @@ class _Session:
             vm = recording.begin(vm, plan.image, options.record, talk.info)
         machine = Machine(vm, console=console, saved=saved)
         with explained(machine, plan.image, plan.folder, self._crashed), machine:
-            run = attend.Run(machine, plan.image, options.timeout, server)
+            output = attend.Output()
+            run = attend.Run(machine, plan.image, options.timeout, server, output)
             try:
                 hidden = options.smoke or options.snapshot or options.detach or options.json
-                machine.start(on_console=None if hidden else attend.Output().write)
+                machine.start(on_console=None if hidden else output.write)
                 server.machine = machine
                 ports = attend.forwarded(machine)
                 held.update(ports=ports, qemu_pid=machine.pid)
