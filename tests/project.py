@@ -7,8 +7,8 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ukl_build import plan, proc
@@ -99,6 +99,8 @@ class Project:
 
     root: Path
     cache: Path
+    extra: Mapping[str, str] = field(default_factory=dict)
+    """Of the environment of whoever builds."""
 
     @property
     def out(self) -> Path:
@@ -141,6 +143,7 @@ class Project:
             "PYTHONPATH": str(ROOT),
             "XDG_CACHE_HOME": str(self.cache),
             "HOME": str(self.root / "no-home"),
+            **self.extra,
         }
 
     def scons(self, *words: str, status: int | None = 0) -> str:

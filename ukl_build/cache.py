@@ -59,6 +59,11 @@ class Cache:
         """Folder of the compiler cache."""
         return self.root / "ccache"
 
+    @property
+    def distcc(self) -> Path:
+        """Folder of distcc's state and log."""
+        return self.root / "distcc"
+
     def download(self, digest: str, name: str) -> Path:
         """Return where a downloaded file with this SHA-256 is or would be."""
         return self.root / "downloads" / digest / name

@@ -88,6 +88,7 @@ CODES: dict[str, tuple[Fault, str]] = {
     "stopped": (Fault.MACHINE, "Somebody asked the build to stop, by a signal."),
     "measure-failed": (Fault.GUEST, "A guest did not do all that was to be counted."),
     "measure-differs": (Fault.MACHINE, "Runs that must be the same were not."),
+    "distcc-unusable": (Fault.MACHINE, "A machine that was to compile does not, or differs."),
     "tool-missing": (Fault.MACHINE, "A host program that the build runs is not installed."),
     "tool-failed": (Fault.MACHINE, "A host program ended with an error."),
     "tool-timeout": (Fault.MACHINE, "A host program did not end in the time it was given."),

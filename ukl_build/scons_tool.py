@@ -28,7 +28,17 @@ from typing import Any
 import SCons.Script as scons
 from SCons.Node.Python import Value
 
-from ukl_build import files, licence, manifest, packages, plan, proc, recipe, toolchain
+from ukl_build import (
+    distribute,
+    files,
+    licence,
+    manifest,
+    packages,
+    plan,
+    proc,
+    recipe,
+    toolchain,
+)
 from ukl_build.cache import Cache
 from ukl_build.elf.linked import check_linked
 from ukl_build.errors import UklError, reported
@@ -104,7 +114,16 @@ def variables(apps: Sequence[str]) -> list[Variable]:
             " times say nothing of hardware",
             values=tuple(one.value for one in Accel),
         ),
-        Variable("cache_dir", "folder of SCons' cache of built files"),
+        Variable(
+            "ccache",
+            "1: the compiler cache must be there, 0: compile without it; else if it is installed",
+            values=("0", "1"),
+        ),
+        Variable(
+            "distcc",
+            "compile on several machines: 1 for those that distcc knows, or a list as DISTCC_HOSTS",
+        ),
+        Variable("cache_dir", "folder of SCons' cache of built files, shared by any who have it"),
         Variable("build", "folder for all outputs", default="build"),
         Variable("tests", "arguments of pytest for the targets test and check-long"),
     ]
@@ -351,6 +370,23 @@ class Job:
         return f"{self.again} {os.path.relpath(target, self.root)}"
 
 
+HOW = frozenset({"accel", "ccache", "distcc", "cache_dir"})
+"""Variables that do not decide on what is built."""
+
+
+def _compiler(values: Mapping[str, str], cache: Cache) -> toolchain.Compiler:
+    """Return how compilers are called; with distcc as many at once as its machines have slots."""
+    env = None
+    # Nothing is compiled, and nobody asked.
+    if values["distcc"] and not (scons.GetOption("no_exec") or scons.GetOption("clean")):
+        where = distribute.distributed(values["distcc"], cache.distcc, os.environ)
+        env = where.env
+        if where.slots:
+            scons.SetOption("num_jobs", where.slots)  # -j on the command line wins
+    cached = {"": None, "0": False, "1": True}[values["ccache"]]
+    return toolchain.compiler(cache.ccache, cached=cached, distcc=env)
+
+
 class Build:
     """The graph of one application."""
 
@@ -382,7 +418,7 @@ class Build:
         self.extra = tuple(name for name in values["fragments"].split(",") if name)
         self.level = Variant(values["level"])
         # All that decides on what is built.
-        built = {name: value for name, value in values.items() if value and name != "accel"}
+        built = {name: value for name, value in values.items() if value and name not in HOW}
         given = [f"{name}={value}" for name, value in built.items()]
         self.job = Job(
             root=root,
@@ -399,7 +435,7 @@ class Build:
             ),
             files=guest_files(folder, found.guest.files),
             cache=cache,
-            compiler=toolchain.compiler(cache.ccache),
+            compiler=_compiler(values, cache),
             reporter=Reporter(build / "durations.json", quiet=scons.GetOption("silent")),
             again=shlex.join(["scons", *given]),
         )
@@ -621,9 +657,11 @@ class Build:
         headers = packages.include_flags(
             job.app.debian, os.path.relpath(job.layout.debian, job.root)
         )
-        names = [toolchain.mapped(job.root, "."), *headers]
+        mapped = [toolchain.mapped(job.root, ".")]
         if job.app.source.folder is None or not folder.is_relative_to(job.root):
-            names.append(toolchain.mapped(folder, f"{toolchain.SOURCES}/{job.app.name}"))
+            mapped.append(toolchain.mapped(folder, f"{toolchain.SOURCES}/{job.app.name}"))
+        # They keep folders out of what is made, so another checkout's cache has the same.
+        names = [*headers, "$(", *mapped, "$)"]
         flags, cxxflags = (
             [*toolchain.DEFAULT_FLAGS, *own, *toolchain.CODE_FLAGS, *names]
             for own in (build.cflags, build.cxxflags)

@@ -110,7 +110,7 @@ class Compiler:
 
         :param log: emptied.
         """
-        if not self.before:
+        if "ccache" not in self.before:
             return self, None
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_bytes(b"")
@@ -127,14 +127,28 @@ class Compiler:
         return " ".join((*self.before, CXX))
 
 
-def compiler(ccache: Path, base: Mapping[str, str] = proc.BASE_ENV) -> Compiler:
-    """Return gcc and g++, through ccache if that is installed.
+def compiler(
+    ccache: Path,
+    base: Mapping[str, str] = proc.BASE_ENV,
+    *,
+    cached: bool | None = None,
+    distcc: Mapping[str, str] | None = None,
+) -> Compiler:
+    """Return gcc and g++.
 
     :param ccache: folder for ccache's files; named, so that ccache needs no HOME.
+    :param cached: whether they are called through ccache; None if that is installed.
+    :param distcc: what distcc is told, if it is to compile.
+    :raise UklError: ``tool-missing`` if ccache is to be there, and is not.
     """
-    if shutil.which("ccache", path=base["PATH"]) is None:
-        return Compiler((), dict(base))
-    return Compiler(("ccache",), {**base, "CCACHE_DIR": str(ccache)})
+    env = {**base, **(distcc or {})}
+    if cached:
+        proc.which("ccache", hint="install it, or leave ccache=1 out", env=base)
+    if cached is False or shutil.which("ccache", path=base["PATH"]) is None:
+        return Compiler(("distcc",) if distcc else (), env)
+    # It calls distcc for what it has not, so that the command is the same with and without it.
+    prefix = {"CCACHE_PREFIX": "distcc"} if distcc else {}
+    return Compiler(("ccache",), {**env, **prefix, "CCACHE_DIR": str(ccache)})
 
 
 def version_line(cc: str = CC) -> str:

@@ -19,6 +19,7 @@ import pytest
 from tests.boot import test_exec as booted_exec
 from tests.boot import test_ukl_run as booted
 from tests.elf.conftest import KERNEL_FLAGS, START, tool
+from tests.ports import free_port
 from tests.project import FAKE_LINUX, ROOT, SERIES_PATCH
 from tests.unit import (
     test_measure,
@@ -31,6 +32,7 @@ from tests.unit.place import Place, exited
 from tests.unit.test_run_lifecycle import described
 from ukl_build import (
     apt,
+    distribute,
     dotconfig,
     errors,
     explain,
@@ -268,6 +270,11 @@ def _(at: Path) -> None:
 def _(at: Path) -> None:
     proc.terminate_all()
     proc.run(["true"])
+
+
+@trigger("distcc-unusable")
+def _(at: Path) -> None:
+    distribute.distributed(f"127.0.0.1:{free_port()}", at / "distcc", {})
 
 
 @trigger("tool-missing")
