@@ -16,6 +16,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from ukl_build import files, image, size
 from ukl_build.errors import UklError
 from ukl_build.image import App, Image, Variant
+from ukl_build.measure import timeline
 from ukl_build.measure.timeline import Initcall, Milestone, Timeline
 from ukl_build.report import cli, compare, facts, page, sbom
 from ukl_build.report.facts import Component, Option, Part, Protection, Report, Requests, Stage
@@ -94,7 +95,7 @@ def report(**other: Any) -> Report:
             ),
         ),
         "timeline": Timeline(
-            kernel="ab" * 32,
+            identity="ab" * 32,
             qemu="QEMU",
             milestones=tuple(
                 Milestone(name=name, what=EVIL, instructions=at, seconds=at / 1e4)
@@ -252,6 +253,31 @@ def test_what_was_measured_of_another_kernel_is_not_taken(
     (folder / "app.bzImage").write_bytes(b"another")
     facts.gather(folder, lambda _: None, start=False)
     assert len(measured) == 2
+
+
+def test_a_start_is_measured_again_of_an_image_that_starts_otherwise(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel may be the same, and what it is told another."""
+    monkeypatch.setattr(
+        size, "sizes", lambda _: size.Sizes(app="app", kernel="", file=6, memory=7, parts=())
+    )
+    started = []
+
+    def measure(image: Image, where: Path, say: Any) -> Timeline:
+        started.append(image)
+        known = report().timeline
+        assert known is not None
+        return known.model_copy(update={"identity": timeline.identity(image, where)})
+
+    monkeypatch.setattr(timeline, "measure", measure)
+    for _ in range(2):
+        assert facts.gather(folder, lambda _: None).timeline is not None
+    assert len(started) == 1
+    other = report().image.model_copy(update={"cmdline": ("quiet",)})
+    image.store(other, folder / "image.json")
+    facts.gather(folder, lambda _: None)
+    assert started[1:] == [other]
 
 
 def test_stages_are_those_of_the_application_itself(

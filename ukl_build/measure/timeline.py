@@ -9,6 +9,7 @@ Documentation/x86/boot.rst), vmlinux's symbols, and the programs of the guest.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 import struct
@@ -24,7 +25,7 @@ from ukl_build import cpio, files
 from ukl_build.elf import contents
 from ukl_build.elf.names import ENTRY, PREFIX
 from ukl_build.errors import UklError
-from ukl_build.image import Image, Init
+from ukl_build.image import IMAGE_FILE, Image, Init
 from ukl_build.initconf import Job, Mode
 from ukl_build.measure.counts import ready_at
 from ukl_build.measure.guest import (
@@ -101,8 +102,8 @@ class Timeline(Model):
     """What the file of an image's start holds."""
 
     schema_: Literal[1] = Field(default=1, alias="schema")
-    kernel: str
-    """SHA-256 of the bootable file that was started."""
+    identity: str
+    """Of the image that was started, see :func:`identity`."""
     qemu: str
     """QEMU's version, as it says it."""
     milestones: tuple[Milestone, ...]
@@ -321,6 +322,17 @@ def _observe(image: Image, vm: Vm, programs: Programs, folder: Path, wanted: byt
     return Observed(noted(points.read_bytes()), lines, ready_at(lines))
 
 
+def identity(image: Image, folder: Path) -> str:
+    """Return the digest of all that decides on how an image starts.
+
+    :param folder: where its image.json is.
+    :raise OSError: if a file of it cannot be read.
+    """
+    names = [IMAGE_FILE, image.kernel, *([image.initrd] if image.initrd else [])]
+    digests = [files.sha256(folder / name) for name in names]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
 def measure(image: Image, folder: Path, say: Callable[[str], object]) -> Timeline:
     """Start an image twice, and return when it came where.
 
@@ -366,7 +378,7 @@ def measure(image: Image, folder: Path, say: Callable[[str], object]) -> Timelin
             )
         )
     return Timeline(
-        kernel=files.sha256(folder / image.kernel),
+        identity=identity(image, folder),
         qemu=qemu.version(),
         milestones=tuple(found),
         initcalls=_initcalls(calls, runs),

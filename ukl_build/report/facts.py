@@ -2,7 +2,7 @@
 """What is known of an image that was built: from what the stages and measurements have left.
 
 What a report needs and nobody has made yet, the sizes and the start, is made here and kept beside
-the image; both name the kernel that they are of, so that an older one is not taken for it.
+the image; both name what they are of, so that what was measured before a build is not taken for it.
 """
 
 from __future__ import annotations
@@ -177,15 +177,14 @@ def gather(folder: Path, say: Say, *, start: bool = True) -> Report:
     )
 
 
-def _kept(model: type[M], path: Path, digest: str) -> M | None:
-    """Return what was measured of this very kernel, if that is there and whole."""
+def _kept(model: type[M], path: Path) -> M | None:
+    """Return what was measured before, if that is there and whole."""
     if not path.is_file():
         return None
     try:
-        found = parse_json(model, path.read_bytes(), where=path, code="manifest-invalid")
+        return parse_json(model, path.read_bytes(), where=path, code="manifest-invalid")
     except UklError:  # of an older version, or cut short: it is made again
         return None
-    return found if found.kernel == digest else None
 
 
 # --- Bytes --------------------------------------------------------------------------------------
@@ -203,8 +202,8 @@ def _parts(
     if of.image.variant is Variant.STOCK:
         missing["bytes"] = "its kernel is Debian's, and was not built here"
         return (), None
-    found = _kept(size.Sizes, of.layout.size, of.digest)
-    if found is None:
+    found = _kept(size.Sizes, of.layout.size)
+    if found is None or found.kernel != of.digest:
         of.say(f"measuring what takes the bytes of {of.image.label}")
         found = size.sizes(of.layout)
         store_result(found, of.layout.size)
@@ -424,8 +423,8 @@ def _requests(of: _Source, missing: dict[str, str]) -> Iterator[Requests]:
 
 
 def _timeline(of: _Source, missing: dict[str, str], *, start: bool) -> timeline.Timeline | None:
-    found = _kept(timeline.Timeline, of.layout.timeline, of.digest)
-    if found is not None:
+    found = _kept(timeline.Timeline, of.layout.timeline)
+    if found is not None and found.identity == timeline.identity(of.image, of.folder):
         return found
     if not start:
         missing["start"] = "it was not to be started"
