@@ -275,9 +275,12 @@ def sizes(layout: Layout) -> Sizes:
     :raise UklError: ``image-missing``, ``elf-format``, ``tool-missing`` or ``tool-failed``.
     :raise OSError: if a file cannot be read.
     """
-    text = layout.link_map.read_text(encoding="utf-8")
+    own: Iterable[Piece] = ()
+    if layout.variant.ring0:  # a twin's is a file of the guest's
+        text = layout.link_map.read_text(encoding="utf-8")
+        own = linked(text, contents(layout.linked), lambda _, file: owner_of(file, layout.home))
     pieces = [
-        *linked(text, contents(layout.linked), lambda _, file: owner_of(file, layout.home)),
+        *own,
         *kernel(layout.linux),
         *tables(layout.vmlinux, layout.linux),
     ]

@@ -126,6 +126,19 @@ def ordinary(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {**programs, ring0.ORDINARY: ring0.ordinary(folder, "suite", ring0.SUITE)}
 
 
+@pytest.fixture(scope="session")
+def crash_image(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an image's folder as the build leaves it, with crash.c as its application."""
+    place = tmp_path_factory.mktemp("crash")
+    linked = ring0.relink(built, place, ("crash",))
+    out = image_folder(place, linked.kernel, cmdline=("console=ttyS0", "panic=-1"))
+    (out / "kernel.vmlinux").symlink_to(linked.vmlinux)
+    (out / "objects").mkdir()
+    for name in ("app.o", "app.map"):
+        (out / "objects" / name).symlink_to(place / name)
+    return out
+
+
 @pytest.fixture
 def start(kernel: Path, helper: Path, base: Path, tmp_path: Path) -> Iterator[Start]:
     """Return a function that starts guests with the helper in them; all are ended afterwards."""

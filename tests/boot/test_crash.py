@@ -13,26 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.boot import ring0
-from tests.boot.conftest import image_folder
 from tests.project import ROOT
 
 pytestmark = pytest.mark.boot
 
 ENOUGH_S = 120.0
 SOURCE = ring0.GUEST / "crash.c"
-
-
-@pytest.fixture(scope="module")
-def folder(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an image's folder as the build leaves it, with crash.c as its application."""
-    place = tmp_path_factory.mktemp("crash")
-    linked = ring0.relink(built, place, ("crash",))
-    out = image_folder(place, linked.kernel, cmdline=("console=ttyS0", "panic=-1"))
-    (out / "kernel.vmlinux").symlink_to(linked.vmlinux)
-    (out / "objects").mkdir()
-    for name in ("app.o", "app.map"):
-        (out / "objects" / name).symlink_to(place / name)
-    return out
 
 
 def run(folder: Path, *words: str) -> tuple[int, str]:
@@ -66,9 +52,9 @@ def line_of(function: str, text: str) -> int:
     ],
 )
 def test_a_fault_of_the_application_is_told_with_its_line(
-    folder: Path, way: str, number: signal.Signals, at: str, cause: str
+    crash_image: Path, way: str, number: signal.Signals, at: str, cause: str
 ) -> None:
-    code, said = run(folder, "--", way)
+    code, said = run(crash_image, "--", way)
     assert code == 128 + number, said
     place = f"{SOURCE.relative_to(ROOT)}:{line_of(way, at)}"
     assert re.search(rf"^{number.name} in the application: {way}\+0x\w+ at {place}$", said, re.M), (
@@ -82,28 +68,28 @@ def test_a_fault_of_the_application_is_told_with_its_line(
     assert re.search(r"RSP +00007f\w{10}", said), said
 
 
-def test_abort_is_told_as_the_c_librarys_with_its_reason(folder: Path) -> None:
-    code, said = run(folder, "--", "asserts")
+def test_abort_is_told_as_the_c_librarys_with_its_reason(crash_image: Path) -> None:
+    code, said = run(crash_image, "--", "asserts")
     assert code == 134, said
     assert re.search(r"^SIGABRT in the C library: \S*pthread_kill\S*\+0x", said, re.M), said
     assert "likely cause: An assertion of the application does not hold" in said
 
 
-def test_a_wild_jump_is_in_no_function(folder: Path) -> None:
-    code, said = run(folder, "--", "jump")
+def test_a_wild_jump_is_in_no_function(crash_image: Path) -> None:
+    code, said = run(crash_image, "--", "jump")
     assert code == 139, said
     assert "SIGSEGV at 0x123456789000, which is in no function that is known" in said
     assert "likely cause: The application jumped to 0x123456789000" in said
 
 
-def test_a_run_that_ends_well_has_no_report(folder: Path) -> None:
-    code, said = run(folder, "--", "no such way")
+def test_a_run_that_ends_well_has_no_report(crash_image: Path) -> None:
+    code, said = run(crash_image, "--", "no such way")
     assert code == 2, said
     assert "likely cause" not in said
 
 
-def test_a_panic_keeps_its_error_and_its_status(folder: Path) -> None:
-    code, said = run(folder, "--append", "rdinit=/no/such")
+def test_a_panic_keeps_its_error_and_its_status(crash_image: Path) -> None:
+    code, said = run(crash_image, "--append", "rdinit=/no/such")
     assert code == 240, said
     assert "likely cause: " in said
     assert said.index("kernel panic: ") < said.index("error[guest-panic]")

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.boot import ring0
-from tests.boot.conftest import image_folder
 from tests.project import ROOT
 from tests.waiting import wait_for
 from ukl_build.elf.contents import addresses
@@ -76,21 +74,10 @@ def test_what_came_over_the_network_and_from_a_disk_comes_again(
     assert not list((tmp_path / "state").rglob("*.img"))
 
 
-@pytest.fixture(scope="module")
-def crash(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of an image with crash.c as its application."""
-    place = tmp_path_factory.mktemp("crash")
-    linked = ring0.relink(built, place, ("crash",))
-    out = image_folder(place, linked.kernel, cmdline=("console=ttyS0", "panic=-1"))
-    (out / "kernel.vmlinux").symlink_to(linked.vmlinux)
-    (out / "objects").mkdir()
-    for name in ("app.o", "app.map"):
-        (out / "objects" / name).symlink_to(place / name)
-    return out
-
-
-def test_a_crash_that_was_found_once_can_be_gone_back_from(crash: Path, tmp_path: Path) -> None:
-    first, again = both(tmp_path, crash, "--network", "none", "--", "null")
+def test_a_crash_that_was_found_once_can_be_gone_back_from(
+    crash_image: Path, tmp_path: Path
+) -> None:
+    first, again = both(tmp_path, crash_image, "--network", "none", "--", "null")
     assert first[0] == again[0] == 128 + signal.SIGSEGV, first[1]
     assert first[2] == again[2]
     report = re.compile(r"^SIGSEGV in the application: null\+\S+ at \S+$", re.M)

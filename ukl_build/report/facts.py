@@ -337,7 +337,7 @@ def _components(of: _Source) -> Iterator[Component]:
     kernel, libc = _loaded(layout.sources), _loaded(layout.libc)
     if kernel is not None:
         yield _prepared("linux", kernel, licences)
-    if libc is not None and of.image.variant.ring0:
+    if libc is not None:
         yield _prepared("glibc", libc, licences)
     if toolchain.CC in licences:
         yield Component(
