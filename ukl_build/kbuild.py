@@ -22,7 +22,7 @@ LISTS = ("obj", "lib", "core", "libs", "drivers")
 """Names of lists of objects and folders, before ``-`` and an option."""
 
 _ASSIGNED = re.compile(
-    r"^\s*(?P<name>[\w./+-]+?)-(?P<when>y|objs|\$\((?:subst m,y,\$\()?CONFIG_(?P<option>\w+)\)?\))"
+    r"^\s*(?P<name>[\w./+-]+?)-(?:y|objs|\$\((?:subst m,y,\$\()?CONFIG_(?P<option>\w+)\)?\))"
     r"\s*(?::|\+|\?)?=(?P<words>.*)$"
 )
 _OTHER_LIST = re.compile(r"\$\((?P<name>[\w./+-]+)-y\)")

@@ -70,6 +70,16 @@ class Layout:
         return cls(build=home.parent, app=home.name, variant=variant)
 
     @property
+    def durations(self) -> Path:
+        """How long each stage of each application took."""
+        return self.build / "durations.json"
+
+    @property
+    def bench(self) -> Path:
+        """What requests take, in the image and in those it is compared with."""
+        return self.home / "bench.json"
+
+    @property
     def home(self) -> Path:
         """All of an application's outputs."""
         return self.build / self.app

@@ -420,11 +420,12 @@ class Build:
         # All that decides on what is built.
         built = {name: value for name, value in values.items() if value and name not in HOW}
         given = [f"{name}={value}" for name, value in built.items()]
+        layout = plan.Layout(build, found.name)
         self.job = Job(
             root=root,
             recipe_folder=folder,
             home=root if folder.parent == recipes else folder,
-            layout=plan.Layout(build, found.name),
+            layout=layout,
             app=found,
             linux=Origin.of(root, recipe.Kind.LINUX, values),
             glibc=Origin.of(root, recipe.Kind.GLIBC, values),
@@ -436,7 +437,7 @@ class Build:
             files=guest_files(folder, found.guest.files),
             cache=cache,
             compiler=_compiler(values, cache),
-            reporter=Reporter(build / "durations.json", quiet=scons.GetOption("silent")),
+            reporter=Reporter(layout.durations, quiet=scons.GetOption("silent")),
             again=shlex.join(["scons", *given]),
         )
         self.env = scons.Environment(
@@ -1263,7 +1264,7 @@ def _count(
 
 
 def _bench(target: Any, source: Any, env: Any) -> int:
-    return _count(env, "bench.json", (Variant.TWIN, Variant.STOCK))
+    return _count(env, env["UKL"].layout.bench.name, (Variant.TWIN, Variant.STOCK))
 
 
 def _profile(target: Any, source: Any, env: Any) -> int:

@@ -3,16 +3,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.boot import ring0
+from tests.boot import ring0, ukl_run
 from tests.project import ROOT
 
 pytestmark = pytest.mark.boot
@@ -23,17 +20,7 @@ SOURCE = ring0.GUEST / "crash.c"
 
 def run(folder: Path, *words: str) -> tuple[int, str]:
     """Run ukl-run to its end; return exit status and standard error."""
-    done = subprocess.run(
-        [sys.executable, ROOT / "tools" / "ukl-run", "--qemu", str(folder), *words],
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "XDG_STATE_HOME": str(folder.parent / "state")},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=ENOUGH_S,
-        check=False,
-    )
-    return done.returncode, done.stderr
+    return ukl_run.run(folder.parent / "state", "--qemu", str(folder), *words, enough_s=ENOUGH_S)
 
 
 def line_of(function: str, text: str) -> int:

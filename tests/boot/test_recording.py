@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.boot.ukl_run import command, env, run
 from tests.project import ROOT
 from tests.waiting import wait_for
 from ukl_build.elf.contents import addresses
@@ -19,32 +18,6 @@ from ukl_build.elf.contents import addresses
 pytestmark = pytest.mark.boot
 
 ENOUGH_S = 300.0
-
-
-def command(*words: str) -> list[str]:
-    """Return a command line of ukl-run."""
-    return [sys.executable, str(ROOT / "tools" / "ukl-run"), *words]
-
-
-def env(state: Path) -> dict[str, str]:
-    """Return an environment in which all that is kept is in a folder."""
-    return {"PATH": os.environ["PATH"], "XDG_STATE_HOME": str(state)}
-
-
-def run(state: Path, *words: str) -> tuple[int, str]:
-    """Run ukl-run to its end; return exit status and standard error."""
-    done = subprocess.run(
-        command(*words),
-        cwd=ROOT,
-        env=env(state),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=ENOUGH_S,
-        check=False,
-    )
-    return done.returncode, done.stderr
 
 
 def both(tmp_path: Path, image: Path, *words: str) -> list[tuple[int, str, bytes]]:
@@ -55,7 +28,7 @@ def both(tmp_path: Path, image: Path, *words: str) -> list[tuple[int, str, bytes
         ("again", ["--replay", str(place)]),
     ):
         log = tmp_path / f"{name}.log"
-        status, said = run(tmp_path / "state", "--log-file", str(log), *how)
+        status, said = run(tmp_path / "state", "--log-file", str(log), *how, enough_s=ENOUGH_S)
         found.append((status, said, log.read_bytes()))
     return found
 

@@ -6,13 +6,13 @@ from __future__ import annotations
 import io
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
-from elftools.elf.sections import SymbolTableSection
+from elftools.elf.sections import Symbol, SymbolTableSection
 
 from ukl_build.elf.abi import SHF
 from ukl_build.errors import UklError
@@ -66,12 +66,9 @@ def addresses(path: Path, names: frozenset[str]) -> Mapping[str, int]:
     """
     with path.open("rb") as file:
         try:
-            table = ELFFile(file).get_section_by_name(".symtab")
-            if not isinstance(table, SymbolTableSection):
-                raise ELFError("there is no symbol table")
             return {
                 symbol.name: symbol["st_value"]
-                for symbol in table.iter_symbols()
+                for symbol in _symbols(ELFFile(file))
                 if symbol.name in names
             }
         except (ELFError, struct.error, LookupError, ValueError) as error:
@@ -114,10 +111,7 @@ def initcalls(vmlinux: Path) -> list[Initcall]:
     with vmlinux.open("rb") as file:
         try:
             elf = ELFFile(file)
-            table = elf.get_section_by_name(".symtab")
-            if not isinstance(table, SymbolTableSection):
-                raise ELFError("there is no symbol table")
-            for symbol in table.iter_symbols():
+            for symbol in _symbols(elf):
                 match = _INITCALL.fullmatch(symbol.name)
                 if match is None:
                     continue
@@ -129,6 +123,17 @@ def initcalls(vmlinux: Path) -> list[Initcall]:
         except (ELFError, struct.error, LookupError, ValueError) as error:
             raise _unreadable(vmlinux, error) from error
     return sorted(found, key=lambda one: one.address)
+
+
+def _symbols(elf: ELFFile) -> Iterator[Symbol]:
+    """Return all symbols.
+
+    :raise ELFError: if there is no symbol table.
+    """
+    table = elf.get_section_by_name(".symtab")
+    if not isinstance(table, SymbolTableSection):
+        raise ELFError("there is no symbol table")
+    return iter(table.iter_symbols())
 
 
 def _unreadable(path: Path, error: Exception) -> UklError:

@@ -38,7 +38,7 @@ from ukl_build.measure.guest import (
 )
 from ukl_build.model import Model
 from ukl_build.plan import Layout
-from ukl_build.run import attach, qemu
+from ukl_build.run import attach, prepare, qemu
 from ukl_build.run.vm import Vm
 
 POINTS = "points.c"
@@ -164,7 +164,7 @@ def places(image: Image, folder: Path) -> tuple[list[Place], list[contents.Initc
     """
     kernel = folder / image.kernel
     layout = Layout.around(folder, image.variant)
-    vmlinux = kernel.with_suffix(".vmlinux")
+    vmlinux = prepare.vmlinux(image, folder)
     if not vmlinux.is_file():
         raise UklError(
             "image-missing",
@@ -175,7 +175,7 @@ def places(image: Image, folder: Path) -> tuple[list[Place], list[contents.Initc
     found = dict(contents.addresses(vmlinux, frozenset({*KERNEL, EXEC, *LISTEN, *own})))
     calls = contents.initcalls(vmlinux)
     archive = folder / image.initrd if image.initrd else layout.initramfs
-    programs = _programs(archive) if archive.is_file() else {}
+    programs = _programs(archive)
     if not image.variant.ring0:
         program = programs.get(image.app.path.removeprefix("/"))
         start = contents.entry(program) if program is not None else None

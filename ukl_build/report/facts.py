@@ -389,7 +389,7 @@ def _prepared(name: str, record: manifest.Manifest, licences: Mapping[str, str])
 
 
 def _stages(of: _Source) -> Iterator[Stage]:
-    path = of.layout.build / "durations.json"
+    path = of.layout.durations
     try:
         seconds = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -405,7 +405,7 @@ def _stages(of: _Source) -> Iterator[Stage]:
 
 
 def _requests(of: _Source, missing: dict[str, str]) -> Iterator[Requests]:
-    path = of.layout.home / "bench.json"
+    path = of.layout.bench
     if not path.is_file():
         missing["requests"] = f"nobody has counted: scons app={of.image.name} twin bench"
         return

@@ -89,13 +89,25 @@ def _check(options: argparse.Namespace, image: Image) -> None:
         refuse("-q and --verbose ask for opposite things", "leave one of the two out")
 
 
+def _unfit(option: str, *reasons: tuple[object, str, str]) -> UklError | None:
+    """Return the error of the first reason against an option that holds.
+
+    :param reasons: whether it holds, what is said of it before the option, and a hint.
+    """
+    for holds, what, hint in reasons:
+        if holds:
+            return UklError("run-invalid", f"{what} {option}", hint=hint)
+    return None
+
+
 def no_warm_start(options: argparse.Namespace, image: Image) -> UklError | None:
     """Return why a machine cannot be saved, or cannot go on from what was; None if it can.
 
     :return: ``run-invalid``.
     """
     name = "--snapshot" if options.snapshot else "--restore"
-    for given, what, hint in (
+    return _unfit(
+        name,
         (options.snapshot and options.restore, "--restore goes on from", "leave one of them out"),
         (options.gdb is not None, "--gdb waits before", "leave one of them out"),
         (options.dry_run, "--dry-run has no machine for", "leave one of them out"),
@@ -121,10 +133,7 @@ def no_warm_start(options: argparse.Namespace, image: Image) -> UklError | None:
             "without our init nobody sets the clock after",
             f"build it with our init: {image.command} init=ring3",
         ),
-    ):
-        if given:
-            return UklError("run-invalid", f"{what} {name}", hint=hint)
-    return None
+    )
 
 
 def no_recording(options: argparse.Namespace, image: Image) -> UklError | None:
@@ -132,7 +141,8 @@ def no_recording(options: argparse.Namespace, image: Image) -> UklError | None:
 
     :return: ``run-invalid``.
     """
-    for given, what, hint in (
+    return _unfit(
+        "--record",
         (options.snapshot or options.restore, "a saved state is not part of", "leave one out"),
         (options.gdb is not None, "--gdb is for the replay, not for", "leave --gdb out"),
         (options.dry_run, "--dry-run makes none of the files of", "leave one of them out"),
@@ -152,10 +162,7 @@ def no_recording(options: argparse.Namespace, image: Image) -> UklError | None:
             f"--network {options.network} does not fit:",
             "by user, or none, a guest's network is written down",
         ),
-    ):
-        if given:
-            return UklError("run-invalid", f"{what} --record", hint=hint)
-    return None
+    )
 
 
 BESIDE_REPLAY = frozenset(
