@@ -184,9 +184,11 @@ def test_two_checkouts_use_one_cache_at_once(project: Project, tmp_path: Path) -
         assert process.returncode == 0, said
     images = [(one.out / "hello.bzImage").read_bytes() for one in (project, other)]
     assert images[0] == images[1]
-    # A third takes all from there.
-    shutil.rmtree(other.root / "build")
-    said = other.scons(*words)
-    assert "Retrieved" in said
-    assert (other.out / "hello.bzImage").read_bytes() == images[0]
+    # A third, in yet another folder, takes all objects from there.
+    third = replace(project, root=tmp_path / "third", cache=tmp_path / "third-cache")
+    shutil.copytree(project.root, third.root, symlinks=True, ignore=shutil.ignore_patterns("build"))
+    said = third.scons(*words)
+    assert len(re.findall(r"^Retrieved `build/hello/objects/\S+\.o'", said, re.M)) >= 10
+    assert not re.search(r"^ccache gcc ", said, re.M)
+    assert (third.out / "hello.bzImage").read_bytes() == images[0]
     assert projects.ROOT not in other.root.parents
