@@ -252,13 +252,19 @@ def test_areas_of_the_map_are_bytes(see: Callable[..., Any], known: Report) -> N
         return max(one["area"] for one in seen[of] if one["title"].startswith(f"{name}: "))
 
     whole = seen["whole"]
+    # Places of the map, and what the owners of their parts begin with.
+    places = {"Linux": "Linux: "} | {
+        name: f"application: {name}" for name in ("libc.a", "libm.a", "liblua.a", "libhiredis.a")
+    }
     for measure, total in (("file", known.file), ("memory", known.memory)):
-        kernel = sum(
-            part.compressed if measure == "file" else part.memory
-            for part in known.parts
-            if part.owner.startswith("Linux: ")
-        )
-        assert area(measure, "Linux") / whole == pytest.approx(kernel / (total or 1), abs=0.01)
+        for name, owner in places.items():
+            size = sum(
+                part.compressed if measure == "file" else part.memory
+                for part in known.parts
+                if part.owner.startswith(owner)
+            )
+            part = size / (total or 1)
+            assert area(measure, name) / whole == pytest.approx(part, rel=0.02), (measure, name)
     net = sum(part.memory for part in known.parts if part.owner.startswith("Linux: net/"))
     kernel = sum(part.memory for part in known.parts if part.owner.startswith("Linux: "))
     assert area("linux", "net") / whole == pytest.approx(net / kernel, abs=0.01)
