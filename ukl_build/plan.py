@@ -30,7 +30,7 @@ from ukl_build.recipe import AppRecipe, SourcesRecipe, Stock
 FRAGMENTS = ("base", "hardening", "console", "userspace", "net")
 """In every image, before those that a recipe needs."""
 
-FRAGMENTS_LAST = ("virtio-rng", "virtio-serial", "pvpanic")
+FRAGMENTS_LAST = ("virtio-rng", "vmgenid", "virtio-serial", "pvpanic")
 """In every image, after those that a recipe needs."""
 
 RING0_FRAGMENTS = {

@@ -139,7 +139,10 @@ def test_two_go_on_with_the_right_time(echo: Place, helper: Path) -> None:
         assert status == 0, err
         assert before - 0.5 < float(out) < after + 0.5
         # All that was said before is there.
-        assert "Run /init as init process" in echo.ukl("logs", name)[1]
+        said = echo.ukl("logs", name)[1]
+        assert "Run /init as init process" in said
+        # The kernel has seen by itself, once, that it is another machine now.
+        assert said.count("random: crng reseeded due to virtual machine fork") == 1
     names = [name for name, _ in machines]
     assert echo.ukl("stop", *names)[0] == 0
     for name in names:

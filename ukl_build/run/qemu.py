@@ -179,6 +179,9 @@ def argv(vm: Vm, wiring: Wiring, *, program: str = PROGRAM) -> list[str]:
         words += ["-device", f"virtserialport,chardev=exec,name={EXEC_PORT}"]
         words += ["-device", f"virtserialport,chardev=status,name={STATUS_PORT}"]
         words += ["-device", f"virtio-rng-pci,{VIRTIO}"]
+        # Another one in each process, and the guest is told of it: it is not who it was when its
+        # state was saved.
+        words += ["-device", "vmgenid,guid=auto"]
     if vm.network is not Network.NONE and not vm.repeatable:
         words += ["-netdev", _netdev(vm, wiring)]
         # romfile: the boot ROM for starting from the network would be searched and run.
