@@ -128,12 +128,12 @@ def built() -> Path:
     return outputs("UKL_TEST_BUILD")
 
 
-FOR_TESTS = ("fragments=test,ext4,virtio-blk,9p,watchdog", "build=build/test")
+FOR_TESTS = ("fragments=test,ext4,virtio-blk,9p,watchdog,efi,virtio-mmio", "build=build/test")
 
 
 @pytest.fixture(scope="session")
 def built_for_tests() -> Path:
-    """Return the outputs of a build with kconfig/test.config, disks and shared folders."""
+    """Return the outputs of a build with kconfig/test.config and for all kinds of machines."""
     return outputs("UKL_TEST_BUILD_FOR_TESTS", *FOR_TESTS)
 
 

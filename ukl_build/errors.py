@@ -73,6 +73,7 @@ CODES: dict[str, tuple[Fault, str]] = {
     "port-taken": (Fault.MACHINE, "A port of this machine cannot be listened on."),
     "network-failed": (Fault.MACHINE, "What a guest's network was to lead to does not work here."),
     "snapshot-missing": (Fault.USER, "There is no saved state of such a machine."),
+    "export-invalid": (Fault.USER, "An image cannot be had in the format that was asked for."),
     "recording-invalid": (Fault.USER, "A recording is not whole, or of another QEMU."),
     "snapshot-failed": (Fault.MACHINE, "A state could not be saved, or not gone on from."),
     "kvm-unusable": (Fault.MACHINE, "Hardware virtualisation was asked for and does not work."),

@@ -126,12 +126,14 @@ class App(Model):
 
 
 class Feature(StrEnum):
-    """What a kernel must have for the devices of some machines; its value is a fragment's name."""
+    """What a kernel must have for some machines; its value is a fragment's name."""
 
     EXT4 = "ext4"
     VIRTIO_BLK = "virtio-blk"
     NINE_P = "9p"
     WATCHDOG = "watchdog"
+    EFI = "efi"
+    VIRTIO_MMIO = "virtio-mmio"
 
 
 FEATURE_OPTIONS = {
@@ -139,6 +141,8 @@ FEATURE_OPTIONS = {
     Feature.VIRTIO_BLK: ("VIRTIO_BLK",),
     Feature.NINE_P: ("9P_FS", "NET_9P_VIRTIO"),
     Feature.WATCHDOG: ("WATCHDOG", "I6300ESB_WDT"),
+    Feature.EFI: ("EFI_STUB",),
+    Feature.VIRTIO_MMIO: ("VIRTIO_MMIO", "VIRTIO_MMIO_CMDLINE_DEVICES", "PVH"),
 }
 """Options that make a feature, all of them, without CONFIG_."""
 

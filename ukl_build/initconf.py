@@ -111,15 +111,17 @@ def share_tag(number: int) -> str:
     return f"share{number}"
 
 
-def mounts(disks: Sequence[Disk], shares: Sequence[Share]) -> tuple[Mount, ...]:
+def mounts(disks: Sequence[Disk], shares: Sequence[Share], *, before: int = 0) -> tuple[Mount, ...]:
     """Return what mounts disks and shared folders, attached in this order.
 
     What is mounted inside of something else comes after it.
+
+    :param before: how many disks there are before these.
     """
     found = [
         *(
             Mount(f"/dev/vd{chr(ord('a') + number)}", disk.mount, disk.fs, EXT4_OPTIONS)
-            for number, disk in enumerate(disks)
+            for number, disk in enumerate(disks, before)
         ),
         *(
             Mount(

@@ -80,6 +80,11 @@ class Layout:
         return self.home / "bench.json"
 
     @property
+    def export(self) -> Path:
+        """What is made of the image for other programs than ukl-run."""
+        return self.folder / "export"
+
+    @property
     def home(self) -> Path:
         """All of an application's outputs."""
         return self.build / self.app

@@ -11,6 +11,7 @@ from ukl_build import differ, doctor, explain, manual
 from ukl_build.commands import Command
 from ukl_build.completion import parse
 from ukl_build.errors import reported
+from ukl_build.export import cli as export
 from ukl_build.report import cli as report
 from ukl_build.run import cli, lifecycle
 
@@ -19,6 +20,7 @@ COMMANDS: tuple[Command, ...] = (
     *lifecycle.COMMANDS,
     differ.COMMAND,
     report.COMMAND,
+    export.COMMAND,
     doctor.COMMAND,
     explain.COMMAND,
     manual.MAN,

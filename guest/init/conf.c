@@ -293,6 +293,10 @@ static bool set(const char *key, char *value)
 		return (conf.interface = value);
 	if (equal(key, "status"))
 		return (conf.status = value);
+	if (equal(key, "end")) {
+		conf.end_by_reset = equal(value, "reset");
+		return conf.end_by_reset || equal(value, "off");
+	}
 	if (equal(key, "arg"))
 		return append(&conf.arg, value);
 	if (equal(key, "env"))

@@ -54,6 +54,7 @@ struct limit {
 struct conf {
 	const char *hostname, *app, *cwd, *interface;
 	const char *status; /* a device in place of the port */
+	bool end_by_reset; /* a machine whose power cannot be turned off */
 	struct words arg, env;
 	uint32_t uid, gid;
 	uint32_t groups[MAX_LIST];

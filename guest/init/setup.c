@@ -232,7 +232,8 @@ void power_off(void)
 		}
 	}
 	SYS0(sync);
-	SYS4(reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, LINUX_REBOOT_CMD_POWER_OFF, NULL);
+	SYS4(reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2,
+	     conf.end_by_reset ? LINUX_REBOOT_CMD_RESTART : LINUX_REBOOT_CMD_POWER_OFF, NULL);
 	for (;;)
 		SYS0(pause);
 }

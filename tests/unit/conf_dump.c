@@ -53,6 +53,7 @@ __attribute__((noreturn, used)) static void main(void)
 	for (size_t i = 0; i < conf.n_dns; i++)
 		out("%s\"%a\"", i ? "," : "", conf.dns[i]);
 	out("],\"watchdog\":%l,\"status\":%j,", conf.watchdog, conf.status ? conf.status : "");
+	out("\"reset\":%d,", conf.end_by_reset);
 	out("\"waits\":[%l,%l,%l],\"jobs\":[", conf.dhcp_wait, conf.stop_wait, conf.entropy_wait);
 	for (size_t i = 0; i < conf.n_jobs; i++) {
 		const struct job *job = &conf.jobs[i];

@@ -43,6 +43,7 @@ from ukl_build import (
     recipe,
     scons_tool,
     toolchain,
+    ukl,
 )
 from ukl_build.elf import names
 from ukl_build.elf.contract import check_archive_member
@@ -455,6 +456,13 @@ def _(at: Path) -> None:
 def _(at: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as end:
         network.start_passt([Forward(server.getsockname()[1], 80)], end)
+
+
+@trigger("export-invalid")
+def _(at: Path) -> None:
+    made = Place(at).image("halt", cmdline=("console=ttyS0", "--", '"a b"'))
+    options = ukl.parser().parse_args(["export", str(made), "--format", "raw"])
+    options.command.run(options)
 
 
 @trigger("recording-invalid")

@@ -157,6 +157,7 @@ def test_everything_else_arrives(reader: Reader) -> None:
         "lease": ["0.0.0.0", 0],
         "watchdog": 0,
         "status": "",
+        "reset": 0,
         "dns": ["9.9.9.9", "1.1.1.1"],
         "waits": [3000, 4000, 0],
         "jobs": [
@@ -207,7 +208,7 @@ def test_the_command_line_has_the_last_word(reader: Reader) -> None:
         render(InitConf()),
         cmdline='console=ttyS0 ukl.ip=10.0.0.5/24,10.0.0.1 ukl.env="A=b c" ukl.uid=7 '
         "ukl.lease=10.0.2.15/24 uklnot=1 quiet ukl.stop-wait=1 ukl.watchdog=9 "
-        "ukl.status=/dev/ttyS1 -- ukl.uid=8",
+        "ukl.status=/dev/ttyS1 ukl.end=reset -- ukl.uid=8 ukl.end=off",
     )
     assert got["ip"] == [2, "10.0.0.5", 24, "10.0.0.1"]
     assert got["lease"] == ["10.0.2.15", 24]
@@ -215,6 +216,7 @@ def test_the_command_line_has_the_last_word(reader: Reader) -> None:
     assert got["uid"] == 7
     assert got["waits"][1] == 1000
     assert got["watchdog"] == 9000 and got["status"] == "/dev/ttyS1"
+    assert got["reset"] == 1
 
 
 @pytest.mark.parametrize(
@@ -234,7 +236,7 @@ def test_the_command_line_has_the_last_word(reader: Reader) -> None:
         *("dns=1.2.3.4.5", "arg=\\q", "arg=\\x4", "arg=\\x00", "arg=tail\\", "clear=app"),
         *("job=before", "job=later /x", "job=before,uid=x /x", "job=before,what /x"),
         *("job=before  /x", "job=before /x ", "job=before \\e", "job=before,any=1 /x"),
-        *("stop-wait=x", "stop-wait=1000001", "group=x"),
+        *("stop-wait=x", "stop-wait=1000001", "group=x", "end=on"),
     ],
 )
 def test_a_mistake_is_refused_with_its_line(reader: Reader, line: str) -> None:

@@ -126,11 +126,15 @@ class Attached:
     disks: tuple[AttachedDisk, ...] = ()
     shares: tuple[AttachedShare, ...] = ()
     files: tuple[FileOption, ...] = ()
+    before: int = 0
+    """How many disks the machine has before these."""
 
     def mounts(self) -> tuple[Mount, ...]:
         """Return what the init mounts."""
         return mounts(
-            [one.disk for one in self.disks if one.disk], [one.share for one in self.shares]
+            [one.disk for one in self.disks if one.disk],
+            [one.share for one in self.shares],
+            before=self.before,
         )
 
     def to(self, vm: Vm) -> Vm:

@@ -152,6 +152,41 @@ def _count(low: int, high: int, what: str) -> Callable[[str], int]:
     return parse
 
 
+def add_machine(add: Callable[..., object]) -> None:
+    """Add the options that say on which machine and in which environment an image is run.
+
+    :param add: as argparse's ``add_argument``.
+    """
+    add(
+        "-e",
+        dest="env",
+        metavar="NAME=VALUE",
+        type=variable,
+        action="append",
+        default=[],
+        help="a variable of its environment",
+    )
+    add("--append", metavar="WORDS", default="", help="further kernel parameters")
+    add("-m", dest="memory", metavar="SIZE", type=memory, help="memory: 512 (MiB), 2G")
+    add("--cpus", metavar="N", type=_count(1, 64, "processors"), help="processors")
+
+
+def add_file(add: Callable[..., object]) -> None:
+    """Add the option for files that are laid over an image.
+
+    :param add: as argparse's ``add_argument``.
+    """
+    add(
+        "--file",
+        dest="files",
+        metavar="HOST:GUEST",
+        type=attach.file_option,
+        action="append",
+        default=[],
+        help="a copy of a file",
+    )
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     made = argparse.ArgumentParser(
@@ -177,18 +212,7 @@ def parser() -> argparse.ArgumentParser:
     )
     completed(image, prepare.short_names)
     add(what, "args", nargs="*", metavar="ARGS", help="the application's arguments, behind --")
-    add(
-        *(what, "-e"),
-        dest="env",
-        metavar="NAME=VALUE",
-        type=variable,
-        action="append",
-        default=[],
-        help="a variable of its environment",
-    )
-    add(what, "--append", metavar="WORDS", default="", help="further kernel parameters")
-    add(what, "-m", dest="memory", metavar="SIZE", type=memory, help="memory: 512 (MiB), 2G")
-    add(what, "--cpus", metavar="N", type=_count(1, 64, "processors"), help="processors")
+    add_machine(what.add_argument)
     add(what, "--accel", choices=["auto", "kvm", "tcg"], default="auto")
     with_ = made.add_argument_group("what it is given")
     add(
@@ -226,15 +250,7 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help="ext4 disk at GUEST, or the recipe's; made if missing",
     )
-    add(
-        *(with_, "--file"),
-        dest="files",
-        metavar="HOST:GUEST",
-        type=attach.file_option,
-        action="append",
-        default=[],
-        help="a copy of a file",
-    )
+    add_file(with_.add_argument)
     how = made.add_argument_group("how it runs")
     add(how, "--name", type=machine_name, help="what ukl calls it; otherwise APP-1, APP-2, ...")
     add(how, "--detach", "-d", action="store_true", help="in the background; print its name")
