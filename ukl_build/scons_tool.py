@@ -12,6 +12,8 @@ trigger a rebuild is a Value() node.
 from __future__ import annotations
 
 import atexit
+import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -23,9 +25,11 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import SCons.Script as scons
+from SCons import dblite
 from SCons.Node.Python import Value
 
 from ukl_build import (
@@ -41,7 +45,7 @@ from ukl_build import (
 )
 from ukl_build.cache import Cache
 from ukl_build.elf.linked import check_linked
-from ukl_build.errors import UklError, reported
+from ukl_build.errors import UklError, refused, reported
 from ukl_build.image import Init, Variant
 from ukl_build.model import nearest
 from ukl_build.progress import Reporter
@@ -461,7 +465,9 @@ class Build:
         if not (scons.GetOption("no_exec") or scons.GetOption("clean")):
             _lock(layout, job.reporter.say)
             _pass_signals_on()
-        scons.SConsignFile(str(layout.signatures.with_suffix("")))  # SCons adds the suffix
+        path = layout.signatures
+        scons.SConsignFile(str(path.with_suffix("")), _Signatures(path))  # SCons adds the suffix
+        atexit.register(_tell_full_disk, [layout.build, self.job.cache.root, Path(gettempdir())])
         compiler = _value(toolchain.version_line())
 
         libraries = self._packages()
@@ -829,6 +835,71 @@ def _lock(layout: plan.Layout, say: Callable[[str], None]) -> None:
         layout.signatures.unlink(missing_ok=True)
     os.pwrite(descriptor, b"running\n", 0)
     atexit.register(os.ftruncate, descriptor, 0)
+
+
+class _Signatures:
+    """SCons' own file of what it remembers; if that cannot be written, it remembers nothing."""
+
+    def __init__(self, path: Path) -> None:
+        """Prepare to be opened.
+
+        :param path: where SCons puts it.
+        """
+        self._path = path
+        self._inner: Any = None
+
+    def open(self, *words: Any) -> _Signatures:
+        """Open it, as a module of dbm does."""
+        self._inner = dblite.open(*words)
+        return self
+
+    def __getitem__(self, key: str) -> Any:
+        return self._inner[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._inner[key] = value
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def sync(self) -> None:
+        """Write it.
+
+        :raise SystemExit: if that fails.  What is there is of the build before, and would hide what
+            was built since: it is removed.
+        """
+        try:
+            self._inner.sync()
+        except OSError as error:
+            self._inner.close = lambda: None  # which would write it again
+            for path in (self._path.with_suffix(dblite.TMP_SUFFIX), self._path):
+                path.unlink(missing_ok=True)
+            error.filename = self._path
+            print(refused(error), file=sys.stderr)
+            raise SystemExit(2) from None
+
+
+FULL_KIB = 1024
+"""Less than this is left of a disk on which nothing can be built."""
+
+
+def _tell_full_disk(folders: Sequence[Path]) -> None:
+    """Name the disks that are full, at the end of a build that has failed.
+
+    Compilers and make say so on their own, among all that they say, and remove what they had
+    written: there may be some room again.
+    """
+    if not scons.GetBuildFailures():
+        return
+    told = set()
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            at = os.statvfs(folder)
+            free_kib = at.f_bavail * at.f_frsize >> 10
+            if free_kib < FULL_KIB and at.f_fsid not in told:
+                told.add(at.f_fsid)
+                what = f"{os.strerror(errno.ENOSPC)}, or almost: {free_kib} KiB"
+                print(refused(OSError(errno.ENOSPC, what, folder)), file=sys.stderr)
 
 
 def _pass_signals_on() -> None:
