@@ -12,7 +12,7 @@ import os
 import shlex
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -217,13 +217,21 @@ def announce(ports: Sequence[Forwarded]) -> None:
         talk.info(f"{port.address}:{port.host} leads to the guest's {port.proto} port {port.guest}")
 
 
-def explain_gdb(run: Run, vmlinux: Path) -> None:
-    """Say how to start gdb.  Until the kernel is unpacked, only a hardware breakpoint stays."""
+def explain_gdb(run: Run, vmlinux: Path, sources: Mapping[str, Path]) -> None:
+    """Say how to start gdb.  Until the kernel is unpacked, only a hardware breakpoint stays.
+
+    :param sources: see :func:`ukl_build.run.prepare.sources`.
+    """
     # An ordinary process has no name in the kernel.
     place = f"{PREFIX}{ENTRY}" if run.image.variant.ring0 else "start_kernel"
     where = f"target remote {LOCALHOST}:{run.machine.gdb_port()}"
     talk.info("waiting for gdb, without KASLR; in another terminal:")
-    talk.info(f"  gdb {shlex.quote(str(vmlinux))} -ex '{where}' -ex 'hbreak {place}' -ex continue")
+    words = ["gdb", str(vmlinux)]
+    for name, path in sources.items():
+        words += ["-ex", f"set substitute-path {name} {path.absolute()}"]
+    for command in (where, f"hbreak {place}", "continue"):
+        words += ["-ex", command]
+    talk.info(f"  {shlex.join(words)}")
     if run.machine.vm.recording is not None:
         talk.info("  reverse-stepi and reverse-continue go back there")
 

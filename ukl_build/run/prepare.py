@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from ukl_build import cpio
+from ukl_build import cpio, manifest, toolchain
+from ukl_build.cache import Cache
 from ukl_build.cmdline import MAX_COMMAND_LINE, quote, quote_args
 from ukl_build.errors import UklError
 from ukl_build.image import IMAGE_FILE, Image, Init, load
 from ukl_build.initconf import RUN_CONF, mounts, render_overlay
 from ukl_build.model import nearest
+from ukl_build.plan import Layout
 from ukl_build.run import attach
 from ukl_build.run.disk import MIB
 from ukl_build.run.qemu import PROGRAM
@@ -91,6 +93,24 @@ def check_files(image: Image, folder: Path, *, symbols: bool) -> None:
 def vmlinux(image: Image, folder: Path) -> Path:
     """Return where the image's kernel is as an ELF file, with its symbols."""
     return (folder / image.kernel).with_suffix(".vmlinux")
+
+
+def sources(image: Image, folder: Path) -> dict[str, Path]:
+    """Return where sources are, by where debugging information says that they are.
+
+    Nothing of what is not on this machine.
+
+    :raise UklError: ``manifest-invalid``.
+    :raise OSError: if something cannot be read.
+    """
+    layout = Layout.around(folder, image.variant)
+    found = {layout.app: layout.source}
+    if layout.libc.is_file():
+        digest = manifest.load(layout.libc).inputs.get("tree", "")
+        found["glibc"] = Cache.default().trees / digest
+    if layout.sources.is_file():
+        found["linux"] = Path(next(iter(manifest.load(layout.sources).outputs)))
+    return {f"{toolchain.SOURCES}/{name}": path for name, path in found.items() if path.is_dir()}
 
 
 def with_overlay(

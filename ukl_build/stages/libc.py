@@ -18,7 +18,7 @@ from ukl_build import files, manifest, proc, toolchain
 from ukl_build.cache import Cache, Say
 from ukl_build.errors import UklError
 
-FORMAT = "1"
+FORMAT = "2"
 """Part of every library's digest; to be raised when the way it is built changes."""
 
 START_FILES = ("csu/crt1.o", "csu/crti.o", "csu/crtn.o")
@@ -53,6 +53,9 @@ MAKE: Mapping[str, str] = {
 }
 """Words for make, and why."""
 
+SOURCE = f"{toolchain.SOURCES}/glibc"
+"""Where debugging information says that its sources are."""
+
 STATIC = "build-shared=no"
 """Another one, without which the loader would be linked.  It leaves out headers that all need, so
 the first folder is made without it."""
@@ -80,7 +83,9 @@ def configure(
     :param keep: file descriptors that the programs inherit, such as one that holds a lock.
     :raise UklError: ``tool-missing`` or ``tool-failed``.
     """
-    words = [str(tree / "configure"), *CONFIGURE, f"CC={compiler.command}"]
+    # In CC, for assembly as well.
+    names = (toolchain.mapped(tree, SOURCE), toolchain.mapped(objects, f"{SOURCE}/build"))
+    words = [str(tree / "configure"), *CONFIGURE, f"CC={' '.join((compiler.command, *names))}"]
     headers = ["make", f"-j{jobs}", *MAKE, "csu/subdir_lib"]
     for name, argv in (("configure", words), ("headers", headers)):
         log = logs / f"libc-{name}.log"

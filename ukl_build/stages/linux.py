@@ -28,8 +28,26 @@ _TREE = "source"
 LINKED = ".ukl-linked"
 """File in the output folder with the digests of what is linked that make did not compile."""
 
+SOURCE = f"{toolchain.SOURCES}/linux"
+"""Where debugging information says that its sources are."""
+
 LOCK = ".ukl-lock"
 """File in the output folder that is locked while it is in use."""
+
+
+def _named(tree: Path, out: Path, wanted: str) -> list[str]:
+    """Return what has the compiler name sources as they would be elsewhere.
+
+    Only where there is debugging information, whose bytes are part of the kernel's build id; the
+    kernel's own flags see to all else, and without these the compiler cache has more.
+
+    :param wanted: the configuration.
+    """
+    if dotconfig.read_settings(wanted).get("DEBUG_INFO") != "y":
+        return []
+    # Of two that fit gcc takes the last: the output may be inside of the tree.
+    names = (toolchain.mapped(tree, SOURCE), toolchain.mapped(out, f"{SOURCE}/build"))
+    return [f"{flags}={' '.join(names)}" for flags in ("KCFLAGS", "KAFLAGS")]
 
 
 def make_line(tree: Path, out: Path, compiler: toolchain.Compiler, *targets: str) -> list[str]:
@@ -145,7 +163,7 @@ def _make(
                 hint="report it: kconfiglib and the kernel's conf disagree",
             )
         proc.run(
-            make_line(tree, out, compiler, f"-j{jobs}", "bzImage"),
+            make_line(tree, out, compiler, *_named(tree, out, wanted), f"-j{jobs}", "bzImage"),
             env=compiler.env,
             log=logs / "make.log",
             keep=[lock],
