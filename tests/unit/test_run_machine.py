@@ -13,6 +13,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -200,6 +201,25 @@ def test_an_exception_in_the_block_ends_qemu(tmp_path: Path) -> None:
         pid = it.pid
         raise RuntimeError
     assert not exists(pid)
+
+
+@pytest.mark.parametrize("end", ["power_off", "halt"])
+def test_nothing_is_waited_for_in_vain_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    left: list[object] = []
+    wait = asyncio.wait
+
+    async def seen(tasks: Any, **how: Any) -> object:
+        found = await wait(tasks, **how)
+        left.extend(found[1])
+        return found
+
+    with machine(tmp_path, end) as it:
+        it.start()
+        it.wait(ENOUGH_S if end == "power_off" else 0.1)
+        monkeypatch.setattr(asyncio, "wait", seen)
+    assert left == []
 
 
 def test_a_machine_that_was_never_started_can_be_closed(tmp_path: Path) -> None:

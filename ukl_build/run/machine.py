@@ -807,6 +807,8 @@ class Machine:
             if not session.end.done():
                 session._signal(signal.SIGKILL)
             await session.end
+        if session.guard is not None:
+            session.guard.cancel()
         for server in session.forwarders:
             server.close()
         if session.follower is not None:
