@@ -21,6 +21,8 @@ from ukl_build.initconf import InitConf
 from ukl_build.stages import libc, linux
 from ukl_build.stages.userspace import Userspace, build_initramfs
 
+pytest_plugins = ["ukl_build.testing"]
+
 
 @pytest.fixture
 def project(tmp_path: Path) -> projects.Project:

@@ -22,6 +22,7 @@ from ukl_build.run.guest import start_guest
 from ukl_build.run.machine import Machine
 from ukl_build.run.outcome import Kind, Outcome
 from ukl_build.stages import linux
+from ukl_build.testing import Unikernel
 
 HELPER = "/helper"
 
@@ -165,6 +166,23 @@ def server(start: Start, redis_image: Path, tmp_path: Path) -> Redis:
     (described,) = image.load(redis_image / IMAGE_FILE).disks
     assert disk.make(data, described)
     return Redis(start, redis_image, data)
+
+
+Warm = Callable[..., Unikernel]
+
+
+@pytest.fixture
+def warm_redis(start_unikernel: Warm, redis_image: Path) -> Warm:
+    """Return a function that gives Redis, which goes on from where it first answered.
+
+    It takes arguments of Redis besides the recipe's.  What is written to its disk is gone with it.
+    """
+    own = image.load(redis_image / IMAGE_FILE).app.argv[1:]
+
+    def start_one(*words: str) -> Unikernel:
+        return start_unikernel(redis_image, *(("--", *own, *words) if words else ()))
+
+    return start_one
 
 
 @pytest.fixture

@@ -10,15 +10,13 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.boot.conftest import Start, application, console
+from tests.boot.conftest import application
 from tests.boot.memcached_load import (
     ADD,
     ANSWER_S,
@@ -35,15 +33,11 @@ from tests.boot.memcached_load import (
     connect,
 )
 from tests.boot.test_ring0 import complaints
-from ukl_build import image
-from ukl_build.image import IMAGE_FILE
-from ukl_build.run.machine import Machine
 from ukl_build.run.outcome import Kind, Outcome
-from ukl_build.run.vm import LOCALHOST, Forward, from_image
+from ukl_build.testing import Unikernel
 
 pytestmark = pytest.mark.boot
 
-PORT = 11211
 CONNECTIONS = 500
 WORDS = ("-u", "root", "-m", "64", "-t", "4", "-I", "2m")
 ROOMY = ("-u", "root", "-m", "400", "-t", "4", "-I", "2m", "-o", "slab_automove=0")
@@ -187,34 +181,34 @@ def ordinary(folder: Path, scratch: Path) -> Iterator[str]:
             process.kill()
 
 
-def run(start: Start, folder: Path, words: Sequence[str], **changes: Any) -> Machine:
-    """Start it, and wait until it answers.
+def forget(where: Where, asked: bytes = b"") -> None:
+    """Have a server forget what the recipe asks it, which is before its state is saved.
 
-    :param words: its arguments.
-    :param changes: of the machine.
+    :param asked: that, if nobody has asked it yet.
     """
-    described = image.load(folder / IMAGE_FILE)
-    vm = replace(from_image(described, folder), forwards=(Forward(0, PORT),), **changes)
-    argv = (described.app.argv[0], *words)
-    made = start(kernel=folder / described.kernel, base=None, vm=vm, argv=argv)
-    made.ask(PORT, b"mn\r\n", b"MN\r\n", deadline_s=ANSWER_S)
-    return made
+    with connect(where) as connection:
+        connection.sendall(asked + b"delete k\r\n")
+        until(connection, b"DELETED\r\n")
 
 
 @pytest.fixture
-def machine(start: Start, folder: Path) -> Machine:
-    return run(start, folder, WORDS)
+def memcached(start_unikernel: Callable[..., Unikernel], folder: Path) -> Unikernel:
+    one = start_unikernel(folder, "--", *WORDS)
+    forget(one.address)
+    return one
 
 
 @pytest.fixture
-def roomy(start: Start, folder: Path) -> Machine:
+def roomy(start_unikernel: Callable[..., Unikernel], folder: Path) -> Unikernel:
     """Return one that has to evict nothing."""
-    return run(start, folder, ROOMY, memory_mib=512)
+    one = start_unikernel(folder, "-m", "512", "--", *ROOMY)
+    forget(one.address)
+    return one
 
 
 @pytest.fixture
-def where(machine: Machine) -> tuple[str, int]:
-    return LOCALHOST, machine.host_port(PORT)
+def where(memcached: Unikernel) -> tuple[str, int]:
+    return memcached.address
 
 
 def stats_of(where: Where) -> dict[str, str]:
@@ -237,9 +231,9 @@ def at_work(*threads: threading.Thread) -> Iterator[None]:
             thread.join()
 
 
-def test_every_answer_is_right_whatever_else_is_asked(roomy: Machine) -> None:
+def test_every_answer_is_right_whatever_else_is_asked(roomy: Unikernel) -> None:
     """Both protocols and the meta commands, while all is looked through."""
-    where = LOCALHOST, roomy.host_port(PORT)
+    where = roomy.address
     wrong: list[str] = []
 
     def work(one: Client) -> None:
@@ -271,13 +265,13 @@ def test_every_answer_is_right_whatever_else_is_asked(roomy: Machine) -> None:
     assert stats["evictions"] == "0"
     assert int(stats["curr_items"]) >= sum(len(one.items) + len(one.numbers) for one in clients)
     assert roomy.stop() == Outcome(Kind.EXITED, 0)
-    assert complaints(console(roomy)) == []
+    assert complaints(roomy.console.splitlines()) == []
 
 
 @pytest.mark.long
-def test_pages_are_moved_under_load(roomy: Machine) -> None:
+def test_pages_are_moved_under_load(roomy: Unikernel) -> None:
     """What is found is right; what is not was thrown away, as memcached says itself."""
-    where = LOCALHOST, roomy.host_port(PORT)
+    where = roomy.address
     wrong: list[str] = []
     missed = [0] * CLIENTS
 
@@ -321,12 +315,12 @@ def test_pages_are_moved_under_load(roomy: Machine) -> None:
     assert int(stats["slabs_moved"]) > 100
     assert int(stats["slab_reassign_rescues"]) > 0
     assert roomy.stop() == Outcome(Kind.EXITED, 0)
-    assert complaints(console(roomy)) == []
+    assert complaints(roomy.console.splitlines()) == []
 
 
 @pytest.mark.long
-def test_a_flush_under_load_takes_what_was_there_and_nothing_else(roomy: Machine) -> None:
-    where = LOCALHOST, roomy.host_port(PORT)
+def test_a_flush_under_load_takes_what_was_there_and_nothing_else(roomy: Unikernel) -> None:
+    where = roomy.address
     begun = ended = 0
     stop = threading.Event()
     wrong: list[str] = []
@@ -376,8 +370,8 @@ def test_a_flush_under_load_takes_what_was_there_and_nothing_else(roomy: Machine
 
 
 @pytest.mark.long
-def test_what_expires_is_gone_and_what_is_touched_is_not(roomy: Machine) -> None:
-    where = LOCALHOST, roomy.host_port(PORT)
+def test_what_expires_is_gone_and_what_is_touched_is_not(roomy: Unikernel) -> None:
+    where = roomy.address
     count = 400
     touches = {"touch {} 1000": b"TOUCHED", "gat 1000 {}": b"VALUE", "mg {} T1000": b"HD"}
     with connect(where) as connection:
@@ -405,6 +399,8 @@ def test_both_protocols_are_answered_as_by_an_ordinary_process(
     where: tuple[str, int], folder: Path, tmp_path: Path
 ) -> None:
     with ordinary(folder, tmp_path) as other:
+        # An answer counts what was changed before.
+        forget(other, b"set k 0 0 5\r\nhello\r\n")
         expected = text_answers(other)
         assert text_answers(where) == expected
         assert binary_answers(where) == binary_answers(other)
@@ -430,7 +426,7 @@ def test_large_items_come_back_and_too_large_ones_are_refused(where: tuple[str, 
 
 @pytest.mark.long
 def test_four_threads_serve_many_and_what_is_old_is_evicted(
-    where: tuple[str, int], machine: Machine
+    where: tuple[str, int], memcached: Unikernel
 ) -> None:
     """Whatever is found is right, and memory stays within its bounds."""
     wrong: list[str] = []
@@ -466,7 +462,7 @@ def test_four_threads_serve_many_and_what_is_old_is_evicted(
     assert stats["threads"] == "4"
     assert int(stats["evictions"]) > 1000
     assert int(stats["bytes"]) <= 64 << 20
-    assert machine.stop() == Outcome(Kind.EXITED, 0)
+    assert memcached.stop() == Outcome(Kind.EXITED, 0)
 
 
 @pytest.mark.long

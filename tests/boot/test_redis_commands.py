@@ -13,7 +13,7 @@ import pytest
 import redis
 from redis.connection import ConnectionInterface
 
-from tests.boot.conftest import console, ended
+from tests.boot.conftest import Warm, console, ended
 from tests.boot.redis_commands import (
     ALONE,
     CLUSTER,
@@ -202,9 +202,10 @@ def test_its_report_tests_the_memory(server: Redis) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("how", ["RESTART", "CRASH-AND-RECOVER"])
-def test_it_starts_itself_again(server: Redis, how: str) -> None:
+def test_it_starts_itself_again(warm_redis: Warm, how: str) -> None:
     """By execve() of its own file, which is the application in the kernel."""
-    machine = server.run(*ALLOWED)
+    unikernel = warm_redis(*ALLOWED)
+    machine = unikernel.machine
     with client(machine) as one:
         before = one.info("server")["run_id"]
         for number in range(KEYS):
@@ -223,5 +224,5 @@ def test_it_starts_itself_again(server: Redis, how: str) -> None:
         except redis.ConnectionError:
             assert machine.wait(0.1) is None, console(machine)[-30:]
             assert time.monotonic() < deadline
-    assert machine.stop() == Outcome(Kind.EXITED, 0)
+    assert unikernel.stop() == Outcome(Kind.EXITED, 0)
     assert complaints(console(machine)) == []

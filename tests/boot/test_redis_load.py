@@ -19,7 +19,7 @@ from redis.connection import ConnectionInterface
 from redis.exceptions import BusyLoadingError, OutOfMemoryError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from tests.boot.conftest import console, ended
+from tests.boot.conftest import Warm, console, ended
 from tests.boot.redis_guest import (
     ANSWER_S,
     PORT,
@@ -226,8 +226,9 @@ def writers(machine: Machine) -> Iterator[list[Writer]]:
             assert one.mget(names) == [str(number).encode() for number in range(len(names))]
 
 
-def test_nothing_is_lost_by_clients_that_are_killed(server: Redis) -> None:
-    machine = server.run()
+def test_nothing_is_lost_by_clients_that_are_killed(warm_redis: Warm) -> None:
+    unikernel = warm_redis()
+    machine = unikernel.machine
     main = connection(machine)
     killed = 0
     with writers(machine) as made:
@@ -239,11 +240,12 @@ def test_nothing_is_lost_by_clients_that_are_killed(server: Redis) -> None:
     assert killed > KILLS
     # One that was killed before its first answer, or between two, notices when it is read from.
     assert 0 < sum(writer.thrown_out for writer in made) <= killed
-    assert machine.stop() == Outcome(Kind.EXITED, 0)
+    assert unikernel.stop() == Outcome(Kind.EXITED, 0)
 
 
-def test_nothing_is_lost_when_all_is_loaded_again(server: Redis) -> None:
-    machine = server.run("--enable-debug-command", "yes")
+def test_nothing_is_lost_when_all_is_loaded_again(warm_redis: Warm) -> None:
+    unikernel = warm_redis("--enable-debug-command", "yes")
+    machine = unikernel.machine
     main = connection(machine)
     with writers(machine) as made:
         # So that it takes a while.
@@ -257,7 +259,7 @@ def test_nothing_is_lost_when_all_is_loaded_again(server: Redis) -> None:
             assert asked(main, "DEBUG", how) == b"OK"
     assert asked(main, "EXISTS", "more:0", "more:49999") == 2
     assert asked(main, "DBSIZE") == 50_000 + sum(writer.acknowledged for writer in made)
-    assert machine.stop() == Outcome(Kind.EXITED, 0)
+    assert unikernel.stop() == Outcome(Kind.EXITED, 0)
 
 
 ENDLESS = "while true do end"
@@ -278,8 +280,9 @@ def wait_until_refused(made: Sequence[Writer], times: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["SCRIPT", "FUNCTION"])
-def test_an_endless_script_is_killed(server: Redis, kind: str) -> None:
-    machine = server.run("--busy-reply-threshold", "100")
+def test_an_endless_script_is_killed(warm_redis: Warm, kind: str) -> None:
+    unikernel = warm_redis("--busy-reply-threshold", "100")
+    machine = unikernel.machine
     main, runner = connection(machine), connection(machine)
     asked(main, "FUNCTION", "LOAD", FUNCTION)
     call = ("EVAL", ENDLESS, "0") if kind == "SCRIPT" else ("FCALL", "endless", "0")
@@ -291,7 +294,7 @@ def test_an_endless_script_is_killed(server: Redis, kind: str) -> None:
             wait_until_refused(made, before + CLIENTS)
             assert asked(main, kind, "KILL") == b"OK"
             assert "killed by user" in str(answered(runner))
-    assert machine.stop() == Outcome(Kind.EXITED, 0)
+    assert unikernel.stop() == Outcome(Kind.EXITED, 0)
 
 
 def test_a_script_that_has_written_is_not_killed_but_its_server_ends(server: Redis) -> None:
@@ -332,8 +335,9 @@ def test_somebody_hears_all_that_is_done(server: Redis, redis_image: Path, tmp_p
         assert own == [f"{writer.name_of_keys}:{n}" for n in range(writer.acknowledged)]
 
 
-def test_pipelines_transactions_messages_and_expiry(server: Redis) -> None:
-    machine = server.run()
+def test_pipelines_transactions_messages_and_expiry(warm_redis: Warm) -> None:
+    unikernel = warm_redis()
+    machine = unikernel.machine
     with client(machine) as one:
         # In one go, answered in their order.
         pipe = one.pipeline(transaction=False)
@@ -385,8 +389,9 @@ def test_pipelines_transactions_messages_and_expiry(server: Redis) -> None:
         assert one.get("long") == b"there"
 
 
-def test_a_thousand_clients_are_served_and_may_be_killed(server: Redis) -> None:
-    machine = server.run()
+def test_a_thousand_clients_are_served_and_may_be_killed(warm_redis: Warm) -> None:
+    unikernel = warm_redis()
+    machine = unikernel.machine
     port = machine.host_port(PORT)
     clients = [
         redis.Connection(LOCALHOST, port, socket_timeout=ANSWER_S) for _ in range(CONNECTIONS)
@@ -410,11 +415,12 @@ def test_a_thousand_clients_are_served_and_may_be_killed(server: Redis) -> None:
                 each.send_command("PING")
                 each.read_response()
         assert one.info("clients")["connected_clients"] == 1
-    assert machine.stop() == Outcome(Kind.EXITED, 0)
+    assert unikernel.stop() == Outcome(Kind.EXITED, 0)
 
 
-def test_a_full_store_refuses_or_evicts(server: Redis) -> None:
-    machine = server.run("--maxmemory", str(LIMIT), "--appendonly", "no")
+def test_a_full_store_refuses_or_evicts(warm_redis: Warm) -> None:
+    unikernel = warm_redis("--maxmemory", str(LIMIT), "--appendonly", "no")
+    machine = unikernel.machine
     with client(machine) as one:
         with pytest.raises(OutOfMemoryError):
             for number in range(100):

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import building, scons
+from tests.conftest import scons
+from tests.fake.test_several import machine
 from tests.project import ROOT
 from tests.unit.test_run_lifecycle import MOUNT, NEEDS_MOUNT
 from ukl_build import files
+from ukl_build.elf.contents import contents
 
 pytestmark = pytest.mark.long
 
@@ -91,6 +93,25 @@ def test_another_user_in_another_folder_makes_the_same_image(place: Path) -> Non
     assert "are the same" in told
 
 
+def test_two_machines_compile_a_kernel_and_the_code_is_the_same(place: Path) -> None:
+    """But for its build id, of which debugging information is part, with the columns in that."""
+    scons("app=hello")
+    project = clone(place)
+    with machine() as one, machine() as other:
+        hosts = f"distcc={one.host} {other.host}"
+        command = [sys.executable, "-m", "SCons", "-Q", "app=hello", "ccache=0", hosts]
+        with (place / "log").open("w") as log:
+            subprocess.run(command, cwd=project, stdout=log, stderr=log, check=True)
+        compiled = [len(daemon.compiled()) for daemon in (one, other)]
+    # Assembly is not sent, nor what is compiled with a plugin or run here.
+    assert min(compiled) > 300, compiled
+    alone, shared = (
+        {part.name: part for part in contents(folder / "build" / "hello" / "hello.vmlinux")}
+        for folder in (ROOT, project)
+    )
+    assert {name for name in alone | shared if alone.get(name) != shared.get(name)} <= {".notes"}
+
+
 @NEEDS_MOUNT
 def test_a_build_that_is_killed_at_fifty_moments_comes_to_the_same_image(place: Path) -> None:
     """What is compiled is in the compiler cache; all else is done, and done again."""
@@ -100,7 +121,7 @@ def test_a_build_that_is_killed_at_fifty_moments_comes_to_the_same_image(place: 
     command = [sys.executable, "-m", "SCons", "-Q", "app=hello"]
     log = place / "log"
     ended = 0
-    with building(), log.open("w") as out:
+    with log.open("w") as out:
         for _ in range(KILLS):
             if ended:
                 shutil.rmtree(project / "build")
