@@ -15,21 +15,18 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import scons
+from tests.fake.test_hazards import ALONE, KILLS, SEED
 from tests.fake.test_several import machine
 from tests.project import ROOT
-from tests.unit.test_run_lifecycle import MOUNT, NEEDS_MOUNT
+from tests.unit.test_run_lifecycle import NEEDS_MOUNT
 from ukl_build import files
 from ukl_build.elf.contents import contents
 
 pytestmark = pytest.mark.long
 
-KILLS = 50
 LONGEST_S = 15.0
 """A build of which nothing is there, but all in the compiler cache, takes a minute or two."""
-SEED = 20261123
 NOBODY = 65534
-ALONE = (*MOUNT, "--pid", "--fork", "--kill-child", "--mount-proc")
-"""With processes of its own: all are killed with the first, as when a machine loses power."""
 
 
 @pytest.fixture
