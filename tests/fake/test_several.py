@@ -82,6 +82,13 @@ def machine(compiler: str = "") -> Iterator[Machine]:
             process.wait(timeout=30)
 
 
+def documented(name: str, value: str) -> str:
+    """Return a variable of the command that README has, with a value that there is here."""
+    text = (projects.ROOT / "README.md").read_text()
+    (command,) = re.findall(rf"^    scons app=redis ({name})=\S.*$", text, re.MULTILINE)
+    return f"{command}={value}"
+
+
 @pytest.fixture
 def two() -> Iterator[list[Machine]]:
     """Run two of them."""
@@ -117,7 +124,7 @@ def test_two_machines_compile_and_the_code_is_the_same(
     shutil.rmtree(project.cache / "ukl-build" / "ccache")
     tried = 1  # each of them, before
     hosts = " ".join(one.host for one in two)
-    said = project.build(f"distcc={hosts}")
+    said = project.build(documented("distcc", hosts))
     assert (contents(linked), (project.out / "initramfs.cpio").read_bytes()) == alone
     counts = [len(one.compiled()) - tried for one in two]
     assert min(counts) >= 2 and sum(counts) >= len(names), (counts, said)
@@ -165,7 +172,7 @@ def test_two_checkouts_use_one_cache_at_once(project: Project, tmp_path: Path) -
     units(project, 8)
     other = replace(project, root=tmp_path / "other-checkout", cache=tmp_path / "other-cache")
     shutil.copytree(project.root, other.root, symlinks=True)
-    words = ["app=hello", f"cache_dir={tmp_path / 'shared'}", "-j2"]
+    words = ["app=hello", documented("cache_dir", str(tmp_path / "shared")), "-j2"]
     words += [f"{name}_src={project.root / 'dist'}" for name in ("linux", "glibc")]
     running = [
         subprocess.Popen(

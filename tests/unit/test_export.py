@@ -171,6 +171,22 @@ def test_ports_and_names_are_as_kubernetes_wants_them(folder: Path) -> None:
     assert spec["domain"]["firmware"]["kernelBoot"]["container"]["image"] == "my_app:latest"
 
 
+@pytest.mark.parametrize(
+    ("reference", "tag"),
+    [
+        ("registry.example:5000/team/app", "latest"),
+        ("registry.example:5000/team/app:1.0", "1.0"),
+        ("app:2", "2"),
+    ],
+)
+def test_a_layout_has_the_tag_of_the_reference(folder: Path, reference: str, tag: str) -> None:
+    made(folder)
+    assert export("oci", "--reference", reference) == 0
+    out = folder / "build" / "app" / "export" / "oci"
+    (found,) = json.loads((out / "app.oci" / "index.json").read_text())["manifests"]
+    assert found["annotations"] == {"org.opencontainers.image.ref.name": tag}
+
+
 def test_grub_that_is_not_there_is_named_with_its_package(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

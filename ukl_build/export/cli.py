@@ -158,7 +158,9 @@ def _oci(subject: Subject, options: argparse.Namespace) -> list[Path]:
             hint="such as registry.example/team/redis:1.0",
         )
     made = subject.scratch / "layout"
-    oci.make(subject, made, reference.rpartition(":")[2] if ":" in reference else "latest")
+    # A colon before the last slash is that of a port.
+    tag = reference.rpartition("/")[2].partition(":")[2] or "latest"
+    oci.make(subject, made, tag)
     data = _data(subject)
     out = subject.out / f"{subject.name}.oci"
     # A layout is a folder, and none can be replaced by another at once: all that is in it is named
