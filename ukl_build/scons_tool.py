@@ -466,7 +466,7 @@ class Build:
             _lock(layout, job.reporter.say)
             _pass_signals_on()
         path = layout.signatures
-        scons.SConsignFile(str(path.with_suffix("")), _Signatures(path))  # SCons adds the suffix
+        scons.SConsignFile(str(path.with_suffix("")), Signatures(path))  # SCons adds the suffix
         atexit.register(_tell_full_disk, [layout.build, self.job.cache.root, Path(gettempdir())])
         compiler = _value(toolchain.version_line())
 
@@ -837,7 +837,7 @@ def _lock(layout: plan.Layout, say: Callable[[str], None]) -> None:
     atexit.register(os.ftruncate, descriptor, 0)
 
 
-class _Signatures:
+class Signatures:
     """SCons' own file of what it remembers; if that cannot be written, it remembers nothing."""
 
     def __init__(self, path: Path) -> None:
@@ -848,7 +848,7 @@ class _Signatures:
         self._path = path
         self._inner: Any = None
 
-    def open(self, *words: Any) -> _Signatures:
+    def open(self, *words: Any) -> Signatures:
         """Open it, as a module of dbm does."""
         self._inner = dblite.open(*words)
         return self

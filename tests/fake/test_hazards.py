@@ -3,18 +3,20 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 import shlex
 import shutil
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.project import Project, make
 from tests.unit.test_run_lifecycle import MOUNT, NEEDS_MOUNT
 from tests.waiting import wait_for
-from ukl_build import files
+from ukl_build import files, scons_tool
 
 KILLS = 50
 SEED = 20261123
@@ -108,6 +110,25 @@ def test_a_full_disk_is_named_and_the_next_build_goes_on(
     shutil.rmtree(project.root / "build")
     result.rename(project.root / "build")
     assert image(project) == expected
+
+
+def test_what_scons_remembers_is_forgotten_if_it_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is of the build before, and would take what that made for what is wanted now."""
+    path = tmp_path / "sconsign.dblite"
+    path.write_bytes(pickle.dumps({"a": b"before"}))
+    found = scons_tool.Signatures(path).open(str(path.with_suffix("")), "c")
+    assert found["a"] == b"before"
+    found["a"] = b"now"
+    (tmp_path / "sconsign.tmp").symlink_to("/dev/full")  # where SCons writes the new one first
+    with pytest.raises(SystemExit) as end:
+        found.sync()
+    assert end.value.code == 2
+    found.close()
+    assert list(tmp_path.iterdir()) == []
+    said = capsys.readouterr().err
+    assert said.startswith(f"error[system]: {path}: No space left on device\nhint: ")
 
 
 def test_two_builds_at_once_do_not_mix(project: Project, expected: dict[str, str]) -> None:
