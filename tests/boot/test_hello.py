@@ -11,7 +11,9 @@ import pytest
 
 from tests.boot.conftest import Start, ended_well
 from tests.boot.ring0 import RING0, compiled, relink, static
+from ukl_build.image import Variant
 from ukl_build.initconf import Job
+from ukl_build.run import attend, prepare
 from ukl_build.stages import libc
 
 pytestmark = pytest.mark.boot
@@ -30,8 +32,29 @@ def test_it_runs_in_ring_0(start: Start, built: Path, library: libc.Parts, tmp_p
     assert names["ukl_syscall"] < names["ukl._start"]
 
 
-def test_the_same_library_makes_an_ordinary_program(library: libc.Parts, tmp_path: Path) -> None:
+@pytest.fixture
+def program(library: libc.Parts, tmp_path: Path) -> Path:
+    """Link it as an ordinary program."""
     out = tmp_path / "program"
     static(out, compiled(tmp_path, ("hello",)), library)
-    said = subprocess.run([out, "x"], check=True, capture_output=True, text=True).stdout
+    return out
+
+
+def test_the_same_library_makes_an_ordinary_program(program: Path) -> None:
+    said = subprocess.run([program, "x"], check=True, capture_output=True, text=True).stdout
     assert said == f"Hello from Linux {platform.release()}, x\n"
+
+
+def test_gdb_finds_the_librarys_sources_where_it_is_told_that_they_are(
+    program: Path, library_record: Path
+) -> None:
+    def listed(*before: str) -> str:
+        commands = [word for command in (*before, "list printf") for word in ("-ex", command)]
+        argv = ["gdb", "-nx", "-batch", *commands, str(program)]
+        return subprocess.run(argv, check=True, capture_output=True, text=True, cwd="/").stdout
+
+    told = attend.substituted(prepare.sources(library_record.parent, Variant.UKL))
+    assert "va_start (arg, format)" in listed(*told)
+    assert "va_start" not in listed()
+    # The same wherever it was built.
+    assert b"/ukl-build/trees/" not in program.read_bytes()

@@ -217,6 +217,14 @@ def announce(ports: Sequence[Forwarded]) -> None:
         talk.info(f"{port.address}:{port.host} leads to the guest's {port.proto} port {port.guest}")
 
 
+def substituted(sources: Mapping[str, Path]) -> list[str]:
+    """Return what tells gdb where sources are.
+
+    :param sources: see :func:`ukl_build.run.prepare.sources`.
+    """
+    return [f"set substitute-path {name} {path.absolute()}" for name, path in sources.items()]
+
+
 def explain_gdb(run: Run, vmlinux: Path, sources: Mapping[str, Path]) -> None:
     """Say how to start gdb.  Until the kernel is unpacked, only a hardware breakpoint stays.
 
@@ -227,9 +235,7 @@ def explain_gdb(run: Run, vmlinux: Path, sources: Mapping[str, Path]) -> None:
     where = f"target remote {LOCALHOST}:{run.machine.gdb_port()}"
     talk.info("waiting for gdb, without KASLR; in another terminal:")
     words = ["gdb", str(vmlinux)]
-    for name, path in sources.items():
-        words += ["-ex", f"set substitute-path {name} {path.absolute()}"]
-    for command in (where, f"hbreak {place}", "continue"):
+    for command in (*substituted(sources), where, f"hbreak {place}", "continue"):
         words += ["-ex", command]
     talk.info(f"  {shlex.join(words)}")
     if run.machine.vm.recording is not None:

@@ -12,7 +12,7 @@ from ukl_build import cpio, manifest, toolchain
 from ukl_build.cache import Cache
 from ukl_build.cmdline import MAX_COMMAND_LINE, quote, quote_args
 from ukl_build.errors import UklError
-from ukl_build.image import IMAGE_FILE, Image, Init, load
+from ukl_build.image import IMAGE_FILE, Image, Init, Variant, load
 from ukl_build.initconf import RUN_CONF, mounts, render_overlay
 from ukl_build.model import nearest
 from ukl_build.plan import Layout
@@ -95,21 +95,22 @@ def vmlinux(image: Image, folder: Path) -> Path:
     return (folder / image.kernel).with_suffix(".vmlinux")
 
 
-def sources(image: Image, folder: Path) -> dict[str, Path]:
+def sources(folder: Path, variant: Variant) -> dict[str, Path]:
     """Return where sources are, by where debugging information says that they are.
 
     Nothing of what is not on this machine.
 
+    :param folder: of the image, whose variant this is.
     :raise UklError: ``manifest-invalid``.
     :raise OSError: if something cannot be read.
     """
-    layout = Layout.around(folder, image.variant)
+    layout = Layout.around(folder, variant)
     found = {layout.app: layout.source}
-    if layout.libc.is_file():
-        digest = manifest.load(layout.libc).inputs.get("tree", "")
+    if layout.libc.is_file() and (digest := manifest.load(layout.libc).inputs.get("tree")):
         found["glibc"] = Cache.default().trees / digest
     if layout.sources.is_file():
-        found["linux"] = Path(next(iter(manifest.load(layout.sources).outputs)))
+        for tree in manifest.load(layout.sources).outputs:
+            found["linux"] = Path(tree)
     return {f"{toolchain.SOURCES}/{name}": path for name, path in found.items() if path.is_dir()}
 
 

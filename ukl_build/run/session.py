@@ -419,8 +419,8 @@ class _Session:
                 held.update(ports=ports, qemu_pid=machine.pid)
                 attend.announce(ports)
                 if options.gdb is not None:
-                    vmlinux = prepare.vmlinux(plan.image, plan.folder)
-                    attend.explain_gdb(run, vmlinux, prepare.sources(plan.image, plan.folder))
+                    sources = prepare.sources(plan.folder, plan.image.variant)
+                    attend.explain_gdb(run, prepare.vmlinux(plan.image, plan.folder), sources)
                 if not number:
                     self.ready(held)
                 if place is not None and options.snapshot:
