@@ -90,12 +90,15 @@ def test_a_part_of_a_random_configuration_is_completed_alike(kernel: Kernel, see
     assert linux.differences(theirs, kernel.ours(part)) == []
 
 
+EXTRA = ("test", "debug-info", "ipv6", "virtio-blk", "ext4", "9p", "watchdog", "efi", "virtio-mmio")
+"""What no recipe asks for, but for what makes the kernel small."""
+
 OURS = [
     *(
         (name, init, extra)
         for name in recipe.names(ROOT / "recipes", recipe.Kind.APPLICATION)
         for init in Init
-        for extra in ((), ("test", "debug-info", "ipv6", "virtio-blk", "ext4", "9p", "watchdog"))
+        for extra in ((), EXTRA)
     ),
     ("redis", Init.RING3, ("small",)),
 ]
