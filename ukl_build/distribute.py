@@ -54,6 +54,9 @@ class Distributed:
             "DISTCC_DIR": str(self.folder),
             # Else its words are among the compiler's, and those ccache keeps.
             "DISTCC_LOG": str(self.folder / "log"),
+            # It would call gcc by another name, and that is in what the kernel asks it: its version
+            # is a setting of the configuration.  (The manual page has the words in another order.)
+            "DISTCC_NO_REWRITE_CROSS": "1",
         }
 
 
