@@ -20,6 +20,7 @@ import pytest
 from tests.boot.conftest import image_folder
 from tests.ports import free_port
 from tests.project import ROOT
+from tests.users import ordinary
 from tests.waiting import wait_for
 from ukl_build import cpio, files
 from ukl_build.image import IMAGE_FILE, Disk, Feature, Port, load
@@ -33,7 +34,6 @@ pytestmark = pytest.mark.boot
 
 PORT = 5555
 ENOUGH_S = 120.0
-NOBODY = 65534
 FIRMWARE = Path("/usr/share/OVMF")
 QUIET_S = 3.0
 
@@ -185,10 +185,7 @@ def libvirt(place: Path) -> Iterator[Callable[..., str]]:
         **{"XDG_RUNTIME_DIR": str(place / "run"), "LIBVIRT_DEFAULT_URI": "qemu:///session"},
     }
     (place / "run").mkdir(mode=0o700)
-    user = {} if os.geteuid() else {"user": NOBODY, "group": NOBODY, "extra_groups": []}
-    for path in [place, *place.rglob("*")]:
-        if user:
-            os.chown(path, NOBODY, NOBODY)
+    user = ordinary(place)
 
     def virsh(*words: str, check: bool = True) -> str:
         done = subprocess.run(
@@ -199,7 +196,7 @@ def libvirt(place: Path) -> Iterator[Callable[..., str]]:
             text=True,
             timeout=ENOUGH_S,
             check=False,
-            **user,  # type: ignore[call-overload]
+            **user,
         )
         assert not check or done.returncode == 0, done.stderr
         return str(done.stdout)
@@ -211,7 +208,7 @@ def libvirt(place: Path) -> Iterator[Callable[..., str]]:
         env=env,
         stdout=log,
         stderr=log,
-        **user,  # type: ignore[call-overload]
+        **user,
     )
     try:
         wait_for((place / "run" / "libvirt" / "libvirt-sock").exists, "libvirt", ENOUGH_S)

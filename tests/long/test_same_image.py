@@ -19,6 +19,7 @@ from tests.fake.test_hazards import ALONE, KILLS, SEED
 from tests.fake.test_several import machine
 from tests.project import ROOT
 from tests.unit.test_run_lifecycle import NEEDS_MOUNT
+from tests.users import ordinary
 from ukl_build import files
 from ukl_build.elf.contents import contents
 
@@ -26,7 +27,6 @@ pytestmark = pytest.mark.long
 
 LONGEST_S = 15.0
 """A build of which nothing is there, but all in the compiler cache, takes a minute or two."""
-NOBODY = 65534
 
 
 @pytest.fixture
@@ -60,10 +60,7 @@ def test_another_user_in_another_folder_makes_the_same_image(place: Path) -> Non
     project = clone(place)
     home = place / "home"
     home.mkdir()
-    user = {}
-    if os.geteuid() == 0:
-        user = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
-        subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", place], check=True)
+    user = ordinary(place)
     environment = {
         **{"PATH": os.defpath, "HOME": str(home), "LC_ALL": "C.UTF-8", "LANGUAGE": "de"},
         "TZ": "Asia/Kathmandu",
@@ -80,7 +77,7 @@ def test_another_user_in_another_folder_makes_the_same_image(place: Path) -> Non
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        **user,  # type: ignore[call-overload]
+        **user,
     )
     assert done.returncode == 0, done.stdout[-4000:]
     one, other = ROOT / "build" / "redis", project / "build" / "redis"

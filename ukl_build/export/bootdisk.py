@@ -19,11 +19,11 @@ from pathlib import Path
 
 from ukl_build import files, proc
 from ukl_build.errors import UklError
-from ukl_build.export.subject import Subject, refuse
+from ukl_build.export.subject import INITRD, KERNEL, Subject, refuse
 from ukl_build.image import Feature
+from ukl_build.run.disk import MIB
 
 SECTOR = 512
-MIB = 1 << 20
 FIRST = 34
 """First sector behind the GPT and its 128 entries."""
 ALIGNED = MIB // SECTOR
@@ -77,8 +77,7 @@ def make(subject: Subject, path: Path) -> None:
     :raise UklError: ``export-invalid``, ``tool-missing`` or ``tool-failed``.
     :raise OSError: if something cannot be read or written.
     """
-    vm, scratch = subject.vm, subject.scratch
-    assert vm.kernel is not None
+    scratch = subject.scratch
     if set("\"'\\") & set(subject.cmdline):
         # grub_create_loader_cmdline() puts a backslash before each, and the kernel keeps that.
         raise refuse(
@@ -86,7 +85,7 @@ def make(subject: Subject, path: Path) -> None:
             "give arguments and variables to an image with our init, which has them from a file",
         )
     digest = hashlib.sha256(subject.cmdline.encode())
-    found = {"boot/kernel": vm.kernel} | ({"boot/initrd": vm.initrd} if vm.initrd else {})
+    found = subject.boot
     for one in found.values():
         digest.update(bytes.fromhex(files.sha256(one)))
     identity = digest.hexdigest()
@@ -120,8 +119,8 @@ def _config(subject: Subject) -> str:
         f"# {subject.name}, made by ukl export",
         "serial --unit=0 --speed=115200",
         "terminal_output serial console",
-        f"linux /boot/kernel {parameters}",
-        *(["initrd /boot/initrd"] if subject.vm.initrd else []),
+        f"linux /{KERNEL} {parameters}",
+        *([f"initrd /{INITRD}"] if INITRD in subject.boot else []),
         "boot",
     ]
     return "\n".join(lines) + "\n"

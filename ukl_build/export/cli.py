@@ -17,7 +17,7 @@ from ukl_build.commands import Command
 from ukl_build.completion import completed
 from ukl_build.errors import UklError
 from ukl_build.export import bootdisk, firecracker, libvirt, oci
-from ukl_build.export.subject import Subject, refuse, subject
+from ukl_build.export.subject import KERNEL, Subject, refuse, subject
 from ukl_build.image import IMAGE_FILE, load
 from ukl_build.plan import Layout
 from ukl_build.run import attach, cli, prepare
@@ -54,9 +54,8 @@ def _data(subject: Subject) -> list[Path]:
 
 def _boot_files(subject: Subject) -> tuple[Path, Path | None]:
     """Write kernel and initramfs beside each other."""
-    assert subject.vm.kernel is not None
     kernel = subject.out / f"{subject.name}.bzImage"
-    files.copy(subject.vm.kernel, kernel)
+    files.copy(subject.boot[KERNEL], kernel)
     return kernel, _initrd(subject)
 
 
@@ -134,14 +133,13 @@ def _firecracker(subject: Subject, options: argparse.Namespace) -> list[Path]:
     made = subject.scratch / "vmlinux"
     firecracker.kernel(subject, made)
     kernel = subject.out / f"{subject.name}.vmlinux"
-    initrd = subject.out / f"{subject.name}.initrd" if subject.vm.initrd else None
+    made.replace(kernel)
+    initrd = _initrd(subject)
+    data = _data(subject)
     text = firecracker.configuration(
         *(subject, kernel.name, None if initrd is None else initrd.name),
         *(options.address, options.tap),
     )
-    _initrd(subject)
-    made.replace(kernel)
-    data = _data(subject)
     out = subject.out / f"{subject.name}.json"
     files.write(out, text)
     _say("not tested with Firecracker itself, but with QEMU's microvm")
@@ -157,22 +155,18 @@ def _oci(subject: Subject, options: argparse.Namespace) -> list[Path]:
             f"{reference!r} is no name that a registry takes",
             hint="such as registry.example/team/redis:1.0",
         )
-    made = subject.scratch / "layout"
     # A colon before the last slash is that of a port.
     tag = reference.rpartition("/")[2].partition(":")[2] or "latest"
-    oci.make(subject, made, tag)
+    layout = oci.layout(subject, tag)
     data = _data(subject)
     out = subject.out / f"{subject.name}.oci"
     # A layout is a folder, and none can be replaced by another at once: all that is in it is named
     # by what it has, but for its index, which comes last.
-    for blob in (made / "blobs" / "sha256").iterdir():
-        files.write(out / "blobs" / "sha256" / blob.name, blob.read_bytes())
-    for name in ("oci-layout", "index.json"):
-        files.write(out / name, (made / name).read_bytes())
-    kept = {blob.name for blob in (made / "blobs" / "sha256").iterdir()}
-    for old in (out / "blobs" / "sha256").iterdir():
-        if old.name not in kept:
-            old.unlink()
+    for name, content in layout.items():
+        files.write(out / name, content)
+    for blob in (out / oci.BLOBS).iterdir():
+        if f"{oci.BLOBS}/{blob.name}" not in layout:
+            blob.unlink()
     machine = subject.out / f"{subject.name}.kubevirt.json"
     files.write(machine, oci.virtual_machine(subject, reference))
     _say("not tested with urunc and KubeVirt themselves")

@@ -24,16 +24,7 @@ TAP = "tap0"
 
 
 def parameters(subject: Subject, address: IPv4Interface) -> str:
-    """Return the kernel's command line.
-
-    :raise UklError: ``export-invalid``.
-    """
-    if subject.image.init is Init.DIRECT:
-        raise refuse(
-            f"{subject.name} runs without our init: nobody would be told its address, and"
-            " Firecracker has no DHCP",
-            f"build it with our init: {subject.image.command} init=ring3",
-        )
+    """Return the kernel's command line."""
     router = next(one for one in address.network.hosts() if one != address.ip)
     own = (
         # No PCI to be searched; the reset of the keyboard controller is what ends Firecracker.
@@ -46,9 +37,15 @@ def parameters(subject: Subject, address: IPv4Interface) -> str:
 def kernel(subject: Subject, path: Path) -> None:
     """Write the kernel as an ELF file without symbols.
 
-    :raise UklError: ``run-invalid`` if it has no drivers for Firecracker, ``image-missing``,
-        ``tool-missing`` or ``tool-failed``.
+    :raise UklError: ``export-invalid`` or ``run-invalid`` if it cannot run there;
+        ``image-missing``, ``tool-missing`` or ``tool-failed``.
     """
+    if subject.image.init is Init.DIRECT:
+        raise refuse(
+            f"{subject.name} runs without our init: nobody would be told its address, and"
+            " Firecracker has no DHCP",
+            f"build it with our init: {subject.image.command} init=ring3",
+        )
     attach.check_features(subject.image, [Feature.VIRTIO_MMIO])
     prepare.check_files(subject.image, subject.folder, symbols=True)
     strip = proc.which("strip", hint="install it; on Debian it is in the package binutils")
@@ -61,7 +58,6 @@ def configuration(
     """Return the file for ``firecracker --config-file``; names in it are relative.
 
     :param tap: the host's interface.
-    :raise UklError: ``export-invalid``.
     """
     vm = subject.vm
     boot = {"kernel_image_path": kernel, "boot_args": parameters(subject, address)}

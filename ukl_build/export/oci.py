@@ -16,15 +16,14 @@ import io
 import json
 import tarfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from ukl_build.export.subject import Subject
+from ukl_build.export.subject import INITRD, KERNEL, Subject
 from ukl_build.image import Protocol
 
-KERNEL, INITRD = "/boot/kernel", "/boot/initrd"
 CREATED = "1970-01-01T00:00:00Z"
 MEDIA = "application/vnd.oci.image"
+BLOBS = "blobs/sha256"
 
 
 def labels(subject: Subject) -> dict[str, str]:
@@ -33,10 +32,10 @@ def labels(subject: Subject) -> dict[str, str]:
     urunc = {
         "unikernelType": "linux",
         "hypervisor": "qemu",
-        "binary": KERNEL,
+        "binary": f"/{KERNEL}",
         # What our init is told of, it is told by files.
         "cmdline": subject.cmdline,
-        **({"initrd": INITRD} if subject.vm.initrd else {}),
+        **({"initrd": f"/{INITRD}"} if INITRD in subject.boot else {}),
     }
     licences = sorted({f"({one})" if " OR " in one else one for one in image.licences.values()})
     return {
@@ -49,43 +48,37 @@ def labels(subject: Subject) -> dict[str, str]:
 
 def _layer(subject: Subject, said: Mapping[str, str]) -> bytes:
     """Return a tar archive of the image's files, all root's and without a time of day."""
-    assert subject.vm.kernel is not None
     # urunc decodes each value.
     urunc = {
         name: base64.b64encode(value.encode()).decode()
         for name, value in said.items()
         if name.startswith("com.urunc.")
     }
-    found = {
-        KERNEL: subject.vm.kernel.read_bytes(),
-        **({INITRD: subject.vm.initrd.read_bytes()} if subject.vm.initrd else {}),
-        "/urunc.json": json.dumps(urunc, indent=2).encode(),
-    }
+    found = {name: path.read_bytes() for name, path in subject.boot.items()}
+    found["urunc.json"] = json.dumps(urunc, indent=2).encode()
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         boot = tarfile.TarInfo("boot")
         boot.type, boot.mode = tarfile.DIRTYPE, 0o755
         tar.addfile(boot)
         for name, data in found.items():
-            one = tarfile.TarInfo(name.removeprefix("/"))
+            one = tarfile.TarInfo(name)
             one.size, one.mode = len(data), 0o644
             tar.addfile(one, io.BytesIO(data))
     return archive.getvalue()
 
 
-def make(subject: Subject, folder: Path, reference: str) -> None:
-    """Write an image layout.
+def layout(subject: Subject, tag: str) -> dict[str, bytes]:
+    """Return the files of an image layout by their paths in it; the last names all before it.
 
-    :param folder: is made.
-    :param reference: the image's name in there.
-    :raise OSError: if something cannot be read or written.
+    :param tag: of the image in there.
+    :raise OSError: if something cannot be read.
     """
-    blobs = folder / "blobs" / "sha256"
-    blobs.mkdir(parents=True)
+    found: dict[str, bytes] = {}
 
     def put(kind: str, data: bytes) -> dict[str, Any]:
         digest = hashlib.sha256(data).hexdigest()
-        (blobs / digest).write_bytes(data)
+        found[f"{BLOBS}/{digest}"] = data
         return {"mediaType": f"{MEDIA}.{kind}", "digest": f"sha256:{digest}", "size": len(data)}
 
     def put_json(kind: str, what: Mapping[str, object]) -> dict[str, Any]:
@@ -123,10 +116,11 @@ def make(subject: Subject, folder: Path, reference: str) -> None:
             "annotations": said,
         },
     )
-    named = {**manifest, "annotations": {"org.opencontainers.image.ref.name": reference}}
+    named = {**manifest, "annotations": {"org.opencontainers.image.ref.name": tag}}
     index = {"schemaVersion": 2, "manifests": [named]}
-    (folder / "index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}\n', encoding="utf-8")
+    found["oci-layout"] = b'{"imageLayoutVersion": "1.0.0"}\n'
+    found["index.json"] = f"{json.dumps(index, indent=2)}\n".encode()
+    return found
 
 
 def virtual_machine(subject: Subject, reference: str) -> str:
@@ -146,8 +140,8 @@ def virtual_machine(subject: Subject, reference: str) -> str:
     name = subject.name.replace("_", "-").replace(".", "-")
     container = {
         "image": reference,
-        "kernelPath": KERNEL,
-        **({"initrdPath": INITRD} if vm.initrd else {}),
+        "kernelPath": f"/{KERNEL}",
+        **({"initrdPath": f"/{INITRD}"} if INITRD in subject.boot else {}),
     }
     domain = {
         "machine": {"type": "q35"},

@@ -12,6 +12,8 @@ from ukl_build.image import Image
 from ukl_build.run import attach, cli, session
 from ukl_build.run.vm import Accel, Vm
 
+KERNEL, INITRD = "boot/kernel", "boot/initrd"
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -33,6 +35,13 @@ class Subject:
     def name(self) -> str:
         """What its files are called, but for what follows the last dot."""
         return self.image.label
+
+    @property
+    def boot(self) -> dict[str, Path]:
+        """What is booted, by the places that it has on a disk and in a container image."""
+        assert self.vm.kernel is not None
+        found = {KERNEL: self.vm.kernel}
+        return found | ({INITRD: self.vm.initrd} if self.vm.initrd else {})
 
     @property
     def cmdline(self) -> str:
